@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::iter;
+use std::sync::Arc;
 
 use axum::extract::State;
 use axum::extract::rejection::BytesRejection;
@@ -11,10 +12,10 @@ use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::Admin;
 use super::answer::text;
 use super::problem::{Code, Problem};
 use super::release::json_only;
+use super::{Admin, earlier};
 use crate::document::DEFAULT_GROUP;
 use crate::document::key::DocumentKey;
 use crate::reconcile::world::World;
@@ -37,6 +38,8 @@ struct Body {
     headers: BTreeMap<String, Values>,
     group: Option<String>,
     listener: Option<String>,
+    /// An earlier revision, whose texts are to answer.
+    revision: Option<i64>,
 }
 
 /// The value of a header, or several.
@@ -57,9 +60,12 @@ pub(super) async fn explain(
         let detail = format!("the body cannot be read, expected {{\"request\": \"METHOD URL\"}}: {error}");
         Problem::new(Code::InvalidRequest, detail)
     })?;
+    let world = match body.revision {
+        Some(revision) => Arc::clone(&earlier::at(&admin, revision).await?.world),
+        None => admin.world.load_full(),
+    };
     let question = question(body)?;
 
-    let world = admin.world.load_full();
     // A listener may have 200,000 routes, so a thread that serves no streams looks at them.
     let answer = move || {
         let explanation = world

@@ -211,6 +211,13 @@ impl PolicyKind {
         field.map_or("", |field| field.about)
     }
 
+    /// Whether a policy of the kind holds on routes that answer without an upstream. Envoy's filter for CORS reads its
+    /// policy from routes that forward, and from no other.
+    #[must_use]
+    pub const fn holds_on_own_answers(self) -> bool {
+        !matches!(self, Self::Cors)
+    }
+
     /// The word in documents, and the name of the filter.
     #[must_use]
     pub const fn as_str(self) -> &'static str {

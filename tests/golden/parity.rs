@@ -3,16 +3,19 @@
 //!
 //! Every table is a listener of one Envoy; a response names its route in `x-route`. Requests are written byte by byte,
 //! so that odd slashes, escapes and repeated headers arrive unchanged. In the second test routes redirect and rewrite,
-//! and an upstream answers with the host and the path that it sees. `PARITY_SEED` changes the generated tables.
+//! and an upstream answers with the host and the path that it sees. Policies stand at all levels, and a response has the
+//! number of each one that holds. `PARITY_SEED` changes the generated tables.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
 use bytes::Bytes;
 use chancery::document::key::{DocumentKey, Kind};
+use chancery::document::policy::PolicyKind;
 use chancery::document::{self, Limits};
 use chancery::resource::ResourceType;
 use chancery::resource::compile::Compiled;
@@ -35,11 +38,9 @@ const SEED: u64 = 20_261_130;
 const TABLES: usize = 100;
 const ROUTES: usize = 18;
 /// Of each table: pairs for which this many routes or more match, and pairs for which fewer do.
-const CONTESTED: usize = 205;
-const OTHERS: usize = 20;
+const CONTESTED: usize = 480;
+const OTHERS: usize = 25;
 const CANDIDATES: usize = 3;
-/// One pair of so many is explained, too.
-const EXPLAINED_OF: usize = 3;
 /// Give up on a table that has too few contested requests after so many tries.
 const TRIES: usize = 20_000;
 
@@ -133,6 +134,78 @@ fn value(random: &mut StdRng, values: &[&str]) -> Value {
     }
 }
 
+/// Kinds of policies that show on a response.
+const SHOWN: [PolicyKind; 3] = [PolicyKind::Headers, PolicyKind::Cors, PolicyKind::RateLimit];
+/// An origin that every cors policy allows.
+const ORIGIN: (&str, &str) = ("origin", "https://app.example.com");
+
+/// The number of a policy: of its document, or of its place in one.
+fn number(id: &str) -> u32 {
+    let mut hasher = DefaultHasher::new();
+    id.hash(&mut hasher);
+    1_000_000 + u32::try_from(hasher.finish() % 1_000_000).expect("below a million")
+}
+
+/// A policy whose responses have its number.
+fn policy(kind: PolicyKind, id: &str) -> Value {
+    let number = number(id);
+    match kind {
+        PolicyKind::Headers => json!({ "headers": { "response": { "set": { "x-policy": number.to_string() } } } }),
+        PolicyKind::Cors => {
+            json!({ "cors": { "allow_origins": [ORIGIN.1], "expose_headers": [format!("x-{number}")] } })
+        }
+        _ => json!({ "rate_limit": { "requests": number, "per": "1s", "headers": true } }),
+    }
+}
+
+/// A list of policies: inline ones, names of documents, `off`. `place`: document and path of the list.
+fn policies(random: &mut StdRng, listener: &str, place: &str) -> Value {
+    let mut items = Vec::new();
+    for kind in SHOWN {
+        let inline = policy(kind, &format!("{place}[{}]", items.len()));
+        items.extend(match random.random_range(0..10) {
+            0 => Some(json!({ kind.as_str(): "off" })),
+            1 | 2 => Some(json!(format!(
+                "{listener}-{}-{}",
+                kind.as_str().replace('_', "-"),
+                random.random_range(0..NAMED)
+            ))),
+            3 => Some(inline),
+            _ => None,
+        });
+    }
+    items.into()
+}
+
+/// Policies of each kind that a table names.
+const NAMED: usize = 3;
+
+/// The policies that a table names; the last one of each kind is final.
+fn named_policies(listener: &str) -> Map<String, Value> {
+    let named = |kind: PolicyKind, index: usize| {
+        let key = format!("policies/{listener}-{}-{index}", kind.as_str().replace('_', "-"));
+        let mut value = policy(kind, &key);
+        value["final"] = json!(index == NAMED - 1);
+        (key, value)
+    };
+    SHOWN
+        .into_iter()
+        .flat_map(|kind| (0..NAMED).map(move |index| named(kind, index)))
+        .collect()
+}
+
+/// The numbers of the policies that hold, by kind.
+fn explained_policies(explanation: &Explanation) -> [Option<u32>; 3] {
+    SHOWN.map(|kind| {
+        let mut holding = explanation.policies.iter().filter(|(_, holding)| holding.kind == kind);
+        let (_, holding) = holding.next()?;
+        Some(number(&match &holding.place {
+            Some(place) => format!("{}#{place}", holding.document),
+            None => holding.document.to_string(),
+        }))
+    })
+}
+
 fn route(random: &mut StdRng, listener: &str, key: &str) -> Value {
     let mut matches = json!({ "path": path(random) });
     if random.random_bool(0.4) {
@@ -180,6 +253,12 @@ fn route(random: &mut StdRng, listener: &str, key: &str) -> Value {
             true => json!([{ "headers": { "x-b": condition }, "to": to }]),
             false => json!([{ "query": { "w": condition }, "to": to }]),
         };
+        if random.random_bool(0.5) {
+            route["overrides"][0]["policies"] = policies(random, listener, &format!("{key}#overrides[0].policies"));
+        }
+    }
+    if random.random_bool(0.6) {
+        route["policies"] = policies(random, listener, &format!("{key}#policies"));
     }
     route
 }
@@ -254,7 +333,10 @@ fn table(random: &mut StdRng, listener: &str, address: SocketAddr) -> Map<String
     let mut documents = Map::new();
     documents.insert(
         format!("listeners/{listener}"),
-        json!({ "address": address.to_string() }),
+        json!({
+            "address": address.to_string(),
+            "policies": policies(random, listener, &format!("listeners/{listener}#policies")),
+        }),
     );
     // These match nearly everything, so that a request usually has several candidates.
     for (index, path) in ["/*", "~/.*", "/{rest=**}"].into_iter().enumerate() {
@@ -269,6 +351,7 @@ fn table(random: &mut StdRng, listener: &str, address: SocketAddr) -> Map<String
             documents.insert(key.to_string(), value);
         }
     }
+    documents.extend(named_policies(listener));
     documents
 }
 
@@ -327,8 +410,7 @@ fn explanation(compiled: &Compiled, listener: &str, raw: &Raw) -> Explanation {
 }
 
 /// The outcome of an explanation in the form of [`outcome`]; each route but the winner is named at most once.
-fn explained(compiled: &Compiled, listener: &str, raw: &Raw) -> String {
-    let explanation = explanation(compiled, listener, raw);
+fn explained(explanation: &Explanation) -> String {
     let Some(route) = &explanation.route else {
         return explanation
             .effect
@@ -360,7 +442,8 @@ impl Connection {
         for (name, value) in &raw.headers {
             write!(text, "{name}: {value}\r\n").expect("a String takes all");
         }
-        text.push_str("content-length: 0\r\n\r\n");
+        let (name, value) = ORIGIN;
+        write!(text, "{name}: {value}\r\ncontent-length: 0\r\n\r\n").expect("a String takes all");
 
         let mut stream = self.stream.take().unwrap_or_else(|| {
             let stream = TcpStream::connect(self.address).expect("connect to Envoy");
@@ -410,6 +493,17 @@ impl Response {
     fn outcome(&self) -> String {
         let route = self.headers.get("x-route");
         route.unwrap_or(&self.status).clone()
+    }
+
+    /// The numbers of the policies that show on the response, by kind.
+    fn policies(&self) -> [Option<u32>; 3] {
+        ["x-policy", "access-control-expose-headers", "x-ratelimit-limit"].map(|name| {
+            let value = self.headers.get(name)?;
+            let digits = value
+                .trim_start_matches("x-")
+                .split(|byte: char| !byte.is_ascii_digit());
+            digits.into_iter().next().and_then(|digits| digits.parse().ok())
+        })
     }
 
     /// Route, status, `location`, and the host and the path that the upstream saw.
@@ -479,7 +573,7 @@ async fn envoy_chooses_the_routes_that_the_matcher_chooses() {
     let _envoy = envoy(&compiled, "parity", &addresses).await;
     let matchers = matchers(&compiled);
 
-    let (mut wrong, mut pairs, mut contested) = (String::new(), 0, 0);
+    let (mut wrong, mut pairs, mut contested, mut held) = (String::new(), 0, 0, 0);
     for (index, documents) in tables.iter().enumerate() {
         let matcher = &matchers[&format!("t{index}")];
         let mut connection = Connection {
@@ -488,30 +582,32 @@ async fn envoy_chooses_the_routes_that_the_matcher_chooses() {
         };
         for raw in requests(&mut random, matcher) {
             pairs += 1;
-            let is_explained = pairs % EXPLAINED_OF == 0;
             let candidates = matcher.candidates(&raw.request()).unwrap_or_default();
             contested += usize::from(candidates.len() >= CANDIDATES);
-            let (ours, envoys) = (outcome(matcher, &raw), connection.response(&raw).outcome());
-            let explained = match is_explained {
-                true => explained(&compiled, &format!("t{index}"), &raw),
-                false => envoys.clone(),
-            };
-            if (ours != envoys || explained != envoys) && wrong.len() < 20_000 {
+            let response = connection.response(&raw);
+            let (ours, envoys) = (outcome(matcher, &raw), (response.outcome(), response.policies()));
+            held += envoys.1.iter().flatten().count();
+            let explanation = explanation(&compiled, &format!("t{index}"), &raw);
+            let explained = (explained(&explanation), explained_policies(&explanation));
+            if (ours != envoys.0 || explained != envoys) && wrong.len() < 20_000 {
                 let table = serde_json::to_string(documents).expect("JSON");
                 writeln!(
                     wrong,
-                    "{raw:?}\n  ours: {ours}\n  explained: {explained}\n  Envoy's: {envoys}\n  table: {table}"
+                    "{raw:?}\n  ours: {ours}\n  explained: {explained:?}\n  Envoy's: {envoys:?}\n  table: {table}"
                 )
                 .expect("a String takes all");
             }
         }
     }
+    assert!(pairs >= 50_000, "{pairs} pairs");
+    assert!(held >= pairs / 2, "{held} policies on {pairs} responses");
     assert!(contested >= 20_000, "{contested} of {pairs} pairs");
     assert!(wrong.is_empty(), "PARITY_SEED={seed}\n{wrong}");
 }
 
 const EFFECT_TABLES: usize = 10;
 const EFFECT_ROUTES: usize = 16;
+const EFFECT_CLUSTERS: usize = 3;
 const EFFECT_REQUESTS: usize = 200;
 
 fn rewrite(random: &mut StdRng) -> Value {
@@ -525,7 +621,7 @@ fn rewrite(random: &mut StdRng) -> Value {
                     ("^/([^/]+)(/.*)?$", r"/x/\1\2"),
                     ("[ab]+", "z"),
                     ("/", "/$1/"),
-                    ("x*", "-"),
+                    ("x*", "/"),
                     (r"^/(?P<first>\w)", r"/\0\\\1"),
                     ("nowhere", "x"),
                 ],
@@ -566,7 +662,10 @@ fn acting_table(random: &mut StdRng, listener: &str, address: SocketAddr, upstre
     let mut documents = Map::new();
     documents.insert(
         format!("listeners/{listener}"),
-        json!({ "address": address.to_string() }),
+        json!({
+            "address": address.to_string(),
+            "policies": policies(random, listener, &format!("listeners/{listener}#policies")),
+        }),
     );
     while documents.len() <= EFFECT_ROUTES {
         let key = DocumentKey::new(Kind::Routes, format!("{listener}/r{}", documents.len()));
@@ -579,12 +678,23 @@ fn acting_table(random: &mut StdRng, listener: &str, address: SocketAddr, upstre
         match random.random_range(0..6) {
             0 => value["to"] = json!({ "respond": { "status": one(random, &[200, 418, 503]) } }),
             1 | 2 => value["to"] = json!({ "redirect": redirect(random) }),
+            3 => value["to"] = json!(format!("{listener}-{}", random.random_range(0..EFFECT_CLUSTERS))),
             _ => value["rewrite"] = rewrite(random),
+        }
+        if random.random_bool(0.3) {
+            value["policies"] = policies(random, listener, &format!("{key}#policies"));
         }
         if document::parse(&key, value.to_string().as_bytes(), &Limits::default()).is_ok() {
             documents.insert(key.to_string(), value);
         }
     }
+    for index in 0..EFFECT_CLUSTERS {
+        let key = format!("clusters/{listener}-{index}");
+        let policies = policies(random, listener, &format!("{key}#policies"));
+        let endpoints = json!([{ "address": upstream.to_string() }]);
+        documents.insert(key, json!({ "endpoints": endpoints, "policies": policies }));
+    }
+    documents.extend(named_policies(listener));
     documents
 }
 
@@ -600,15 +710,18 @@ fn effect(matcher: &Matcher, raw: &Raw) -> [Option<String>; 5] {
         ]
     };
     match (matcher.outcome(&request), Seen::of(&request)) {
-        (Outcome::Route(route), Some(seen)) => effect(Some(&route.name), Effect::of(route, &seen, "http")),
+        (Outcome::Route(route), Some(seen)) => {
+            // The generated not-found route is no document.
+            let name = Some(&*route.name).filter(|name| !name.starts_with("chancery/"));
+            effect(name, Effect::of(route, &seen, "http"))
+        }
         (Outcome::NoRoute, _) => effect(None, Effect::of_status(404)),
         _ => effect(None, Effect::of_status(400)),
     }
 }
 
 /// The explained effect, and the outcome that it belongs to.
-fn explained_effect(compiled: &Compiled, listener: &str, raw: &Raw) -> [Option<String>; 5] {
-    let explanation = explanation(compiled, listener, raw);
+fn explained_effect(explanation: &Explanation) -> [Option<String>; 5] {
     let expected = match (&explanation.route, &explanation.effect) {
         (Some(_), effect) if effect.redirect.is_some() => Explained::Redirect,
         (Some(_), effect) if effect.status.is_some() => Explained::Respond,
@@ -623,11 +736,11 @@ fn explained_effect(compiled: &Compiled, listener: &str, raw: &Raw) -> [Option<S
         .all(|cluster| cluster.exists && cluster.total == 1 && cluster.endpoints[0].address.starts_with("127."));
     assert!(has_endpoint, "{explanation:?}");
     [
-        explanation.route.map(|route| route.document.to_string()),
+        explanation.route.as_ref().map(|route| route.document.to_string()),
         explanation.effect.status.map(|status| status.to_string()),
-        explanation.effect.redirect,
-        explanation.effect.host,
-        explanation.effect.path,
+        explanation.effect.redirect.clone(),
+        explanation.effect.host.clone(),
+        explanation.effect.path.clone(),
     ]
 }
 
@@ -654,10 +767,12 @@ async fn envoy_rewrites_and_redirects_as_the_matcher_says() {
         };
         for _ in 0..EFFECT_REQUESTS {
             let raw = request(&mut random);
-            let (ours, envoys) = (effect(matcher, &raw), connection.response(&raw).effect());
+            let response = connection.response(&raw);
+            let (ours, envoys) = (effect(matcher, &raw), (response.effect(), response.policies()));
             taken += usize::from(ours[0].is_some());
-            let explained = explained_effect(&compiled, &format!("e{index}"), &raw);
-            if (ours != envoys || explained != envoys) && wrong.len() < 20_000 {
+            let explanation = explanation(&compiled, &format!("e{index}"), &raw);
+            let explained = (explained_effect(&explanation), explained_policies(&explanation));
+            if (ours != envoys.0 || explained != envoys) && wrong.len() < 20_000 {
                 let table = serde_json::to_string(documents).expect("JSON");
                 writeln!(
                     wrong,

@@ -669,6 +669,15 @@ async fn a_change_is_undone(api: &Api) -> i64 {
     assert_eq!(earlier["groups"]["default"]["types"]["routes"]["version"], versions);
     let earlier = api.get(&format!("/api/v1/documents/routes/r0?revision={first}")).await;
     assert_eq!(earlier["value"]["match"], "/a/0");
+    for (path, taken_at) in [("a", first), ("b", second)] {
+        for revision in [first, second] {
+            let body = json!({ "request": format!("http://x/{path}/0"), "revision": revision });
+            let (status, explained) = api.post("/api/v1/explain", body).await;
+            assert_eq!((status, &explained["revision"]), (200, &json!(revision)), "{explained}");
+            let is_taken = explained["route"]["name"] == "r0";
+            assert_eq!(is_taken, revision == taken_at, "{explained}");
+        }
+    }
 
     // A later change is in the way.
     let (status, problem) = api.undo(second, json!({})).await;

@@ -348,7 +348,8 @@ impl Compiled {
         let of_each: Vec<_> = names
             .into_iter()
             .map(|name| {
-                let holding = self.holding(group, &place.name, name.as_ref(), rule);
+                let mut holding = self.holding(group, &place.name, name.as_ref(), rule);
+                holding.retain(|one| explanation.outcome == Outcome::Forward || one.kind.holds_on_own_answers());
                 (name, holding)
             })
             .collect();

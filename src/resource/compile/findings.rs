@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::accepted::CompiledDocument;
 use super::input::entries_on;
-use super::policies::EffectivePolicy;
+use super::policies::{EffectivePolicy, applied};
 use super::{Compiled, offers, policies};
 use crate::document::cluster::{Cluster, LbPolicy, Source};
 use crate::document::key::{DocumentKey, Kind};
@@ -220,6 +220,9 @@ impl Compiled {
         sentences.extend(self.overruled(key));
         sentences.extend(self.only_private_clients(key));
         sentences.extend(self.csrf_beside_tokens(key));
+        if let Some(route) = document.as_route() {
+            sentences.extend(self.kinds_without_upstream(key, document, route));
+        }
         for listener in self.api_listeners_of(document) {
             sentences.insert(format!("policies: gRPC clients of listeners/{listener} have none"));
         }
@@ -250,6 +253,25 @@ impl Compiled {
             )
         };
         effective.filter(concerns).map(sentence).collect()
+    }
+
+    /// A sentence for each kind that a route names for requests without an upstream, on which Envoy ignores the kind.
+    fn kinds_without_upstream(&self, key: &DocumentKey, document: &Document, route: &Route) -> BTreeSet<String> {
+        let groups = self.groups.keys().filter(|group| document.is_for(group));
+        let own = groups.flat_map(|group| {
+            let rules = route.enabled_rules().map(|(_, rule)| rule);
+            let rules = rules.filter(|rule| rule.targets().is_empty());
+            rules.flat_map(|rule| applied(&self.inventory, group, key, &rule.policies))
+        });
+        own.filter(|entry| entry.policy.is_some() && !entry.kind.holds_on_own_answers())
+            .map(|entry| {
+                let kind = entry.kind.as_str();
+                format!(
+                    "{}: Envoy ignores {kind} on a route with redirect or respond",
+                    entry.place
+                )
+            })
+            .collect()
     }
 
     /// A sentence if clients without a browser would need an Origin: programs that send keys or tokens have none.

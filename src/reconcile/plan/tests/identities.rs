@@ -377,6 +377,18 @@ fn csrf_beside_keys_has_a_warning() {
 }
 
 #[test]
+fn cors_on_a_route_without_an_upstream_has_a_warning() {
+    let cors = r#"{"cors": {"allow_origins": ["*"]}}"#;
+    let own =
+        format!(r#"{{"match": "/a", "to": {{"respond": {{"status": 204}}}}, "policies": [{{"csrf": {{}}}}, {cors}]}}"#);
+    let forward = format!(r#"{{"match": "/b", "to": "x", "policies": [{cors}]}}"#);
+    let stage = edge(&[("routes/own", &own), ("routes/forward", &forward)]);
+    let sentence = "policies[1]: Envoy ignores cors on a route with redirect or respond";
+    assert_eq!(stage.status("routes/own").warnings, [sentence]);
+    assert_eq!(stage.status("routes/forward").warnings, [""; 0]);
+}
+
+#[test]
 fn a_login_that_comes_has_tests_of_its_paths_judged_again() {
     let test = r#"[{"request": "GET http://a.example.com/oauth2/callback", "expect": {"to": "x"}}]"#;
     let all = format!(r#"{{"match": "a.example.com/*", "to": "x", "tests": {test}}}"#);
