@@ -241,6 +241,9 @@ pub struct Resource {
     /// Of a RouteConfiguration whose virtual hosts are resources of their own: the same with all of them inline, for
     /// clients without VHDS. Not part of the content.
     pub whole: Option<Arc<Self>>,
+    /// Of a RouteConfiguration with secrets: the same with filters that refuse every request in place of those with
+    /// secrets, for proxies that may not have secrets. Not part of the content.
+    pub withheld: Option<Arc<Self>>,
 }
 
 impl Resource {
@@ -263,6 +266,7 @@ impl Resource {
             ttl: None,
             parts: None,
             whole: None,
+            withheld: None,
         }
     }
 

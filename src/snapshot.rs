@@ -97,6 +97,50 @@ pub struct Snapshot {
     pub marked: u64,
 }
 
+/// The form of route configurations that a client takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RouteForm {
+    /// Virtual hosts may be resources of their own. If not, route configurations have all of them inline.
+    pub vhds: bool,
+    /// Policies may have secrets. If not, filters that refuse every request stand in place of those with secrets.
+    pub secrets: bool,
+}
+
+impl RouteForm {
+    /// All but the one in [`GroupSnapshot::sets`], in the order of [`RouteForm::index`].
+    const DERIVED: [Self; 3] = [
+        Self {
+            vhds: false,
+            secrets: true,
+        },
+        Self {
+            vhds: true,
+            secrets: false,
+        },
+        Self {
+            vhds: false,
+            secrets: false,
+        },
+    ];
+
+    /// The place among the derived forms; `None`: the form in [`GroupSnapshot::sets`].
+    fn index(self) -> Option<usize> {
+        Self::DERIVED.iter().position(|form| *form == self)
+    }
+
+    /// Whether any member of a set differs in this form.
+    fn alters(self, set: &ResourceSet) -> bool {
+        (!self.vhds && set.has_wholes()) || (!self.secrets && set.has_withheld())
+    }
+
+    /// A member in this form.
+    fn of(self, resource: Arc<Resource>) -> Arc<Resource> {
+        let withheld = resource.withheld.as_ref().filter(|_| !self.secrets);
+        let whole = resource.whole.as_ref().filter(|_| !self.vhds);
+        withheld.or(whole).cloned().unwrap_or(resource)
+    }
+}
+
 /// The resources of one group of proxies: a set a type.
 #[derive(Debug, Clone)]
 pub struct GroupSnapshot {
@@ -104,8 +148,8 @@ pub struct GroupSnapshot {
     pub name: Arc<str>,
     /// By [`crate::resource::ResourceType::index`]. Unchanged sets are shared with the snapshot before.
     pub sets: [Arc<ResourceSet>; ResourceType::COUNT],
-    /// The set of route configurations with all virtual hosts inline, if any differs from the one in `sets`.
-    whole_routes: Option<Arc<ResourceSet>>,
+    /// The sets of route configurations in other forms, if any member differs from the one in `sets`.
+    route_forms: [Option<Arc<ResourceSet>>; RouteForm::DERIVED.len()],
     /// The newest step that altered each type.
     marks: Marks,
 }
@@ -118,7 +162,7 @@ impl GroupSnapshot {
         Self {
             name,
             sets,
-            whole_routes: None,
+            route_forms: Default::default(),
             marks: [Mark::NEVER; ResourceType::COUNT],
         }
     }
@@ -129,14 +173,12 @@ impl GroupSnapshot {
         &self.sets[resource_type.index()]
     }
 
-    /// The set of one type for clients without VHDS: route configurations have all virtual hosts inline.
+    /// The set of one type for clients that take route configurations in this form.
     #[must_use]
-    pub fn set_without_vhds(&self, resource_type: ResourceType) -> &Arc<ResourceSet> {
-        let whole = self
-            .whole_routes
-            .as_ref()
-            .filter(|_| resource_type == ResourceType::Route);
-        whole.unwrap_or_else(|| self.set(resource_type))
+    pub fn set_in(&self, form: RouteForm, resource_type: ResourceType) -> &Arc<ResourceSet> {
+        let index = form.index().filter(|_| resource_type == ResourceType::Route);
+        let derived = index.and_then(|index| self.route_forms.get(index)?.as_ref());
+        derived.unwrap_or_else(|| self.set(resource_type))
     }
 
     /// The types whose sets differ.
@@ -158,20 +200,20 @@ impl GroupSnapshot {
                 .collect();
             next.sets[index] = Arc::new(self.sets[index].apply(&entries));
             if index == ResourceType::Route.index() {
-                next.whole_routes = self.whole_routes(&next.sets[index], entries);
+                next.route_forms = RouteForm::DERIVED.map(|form| self.routes_in(form, &next.sets[index], &entries));
             }
         }
         next
     }
 
-    /// The route configurations with all virtual hosts inline, after the changes that led to the set `next`.
-    fn whole_routes(&self, next: &ResourceSet, changes: Vec<Entry>) -> Option<Arc<ResourceSet>> {
-        if !next.has_wholes() {
+    /// The route configurations in a form, after the changes that led to the set `next`.
+    fn routes_in(&self, form: RouteForm, next: &ResourceSet, changes: &[Entry]) -> Option<Arc<ResourceSet>> {
+        if !form.alters(next) {
             return None;
         }
-        let whole = |resource: Arc<Resource>| resource.whole.clone().unwrap_or(resource);
-        let (before, changes) = match &self.whole_routes {
-            Some(before) => (Arc::clone(before), changes),
+        let before = form.index().and_then(|index| self.route_forms.get(index)?.as_ref());
+        let (before, changes) = match before {
+            Some(before) => (Arc::clone(before), changes.to_vec()),
             None => {
                 let all = next
                     .iter()
@@ -182,7 +224,7 @@ impl GroupSnapshot {
 
         let entries: Vec<Entry> = changes
             .into_iter()
-            .map(|(name, resource)| (name, resource.map(whole)))
+            .map(|(name, resource)| (name, resource.map(|resource| form.of(resource))))
             .collect();
         Some(Arc::new(before.apply(&entries)))
     }

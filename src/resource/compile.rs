@@ -32,7 +32,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use imbl::OrdMap;
 
-use super::table::MAX_ENTRIES;
+use super::table::Bounds;
 use super::{Resource, ResourceType, clusters};
 use crate::document::cluster::{Guard, LocalityMode, Source};
 use crate::document::defaults::Defaults;
@@ -206,8 +206,8 @@ pub struct Options {
     pub ca_bundle: Option<Bytes>,
     /// `--access-log-dir`.
     pub access_log_dir: Arc<str>,
-    /// The most entries in one RouteConfiguration: [`MAX_ENTRIES`], less in tests.
-    pub most_entries: usize,
+    /// The bounds of one RouteConfiguration.
+    pub bounds: Bounds,
 }
 
 impl Default for Options {
@@ -215,7 +215,7 @@ impl Default for Options {
         Self {
             ca_bundle: None,
             access_log_dir: context::ACCESS_LOG_DIR.into(),
-            most_entries: MAX_ENTRIES,
+            bounds: Bounds::default(),
         }
     }
 }
@@ -223,7 +223,7 @@ impl Default for Options {
 /// Every accepted document, and every resource of every group. Immutable; clones are cheap.
 #[derive(Debug, Clone)]
 pub struct Compiled {
-    most_entries: usize,
+    bounds: Bounds,
     context: Arc<Context>,
     inventory: Inventory,
     groups: OrdMap<Arc<str>, GroupState>,
@@ -254,7 +254,7 @@ impl Compiled {
             ..Context::default()
         };
         Self {
-            most_entries: options.most_entries,
+            bounds: options.bounds,
             context: Arc::new(context),
             inventory: Inventory::empty(),
             groups: OrdMap::new(),
@@ -324,7 +324,7 @@ impl Compiled {
                 dirty: &dirty,
                 name,
                 fresh: !groups.contains_key(name),
-                most_entries: self.most_entries,
+                bounds: self.bounds,
                 is_brief,
             };
             let state = groups.entry(Arc::clone(name)).or_default();
@@ -365,7 +365,7 @@ impl Compiled {
         affected.extend(self.referring(&inventory, dirty));
         Ok(Step {
             compiled: Self {
-                most_entries: self.most_entries,
+                bounds: self.bounds,
                 context,
                 inventory,
                 groups,

@@ -156,15 +156,52 @@ pub fn of_policy(policy: &Policy, secrets: &Secrets<'_>, client: Option<&str>) -
     filters::of(&policy.rule, secrets, client)
 }
 
+/// The filter of a policy for a proxy that may not have its secrets: it refuses every request. `None`: the policy has no
+/// secret that a RouteConfiguration would show or wait for.
+#[must_use]
+pub fn withheld(policy: &Policy) -> Option<Filter> {
+    filters::withheld(&policy.rule)
+}
+
 /// `ip_access` as a network filter: its name and configuration. `None`: another kind.
 #[must_use]
 pub fn of_connections(policy: &Policy) -> Option<(&'static str, Any)> {
     filters::network(&policy.rule)
 }
 
-/// The filters of each slot.
+/// The filters of each slot, in two forms.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Chains {
+    given: Form,
+    /// The filters for a proxy that may not have secrets; `None`: the same.
+    withheld: Option<Form>,
+}
+
+impl Chains {
+    /// Add the filters of a policy behind those that are there, and the messages that let filters of their own run.
+    /// `withheld` stands for both where secrets are withheld.
+    pub fn add(&mut self, filters: &[Filter], messages: Vec<(&'static str, Any)>, withheld: Option<Filter>) {
+        if withheld.is_some() && self.withheld.is_none() {
+            self.withheld = Some(self.given.clone());
+        }
+        if let Some(form) = &mut self.withheld {
+            match withheld {
+                Some(filter) => form.slot_mut(filter.slot).push(filter),
+                None => form.add(filters, messages.clone()),
+            }
+        }
+        self.given.add(filters, messages);
+    }
+
+    fn form(&self, is_withheld: bool) -> &Form {
+        let withheld = self.withheld.as_ref().filter(|_| is_withheld);
+        withheld.unwrap_or(&self.given)
+    }
+}
+
+/// The filters of each slot.
+#[derive(Debug, Clone, Default, PartialEq)]
+struct Form {
     edge: Vec<Filter>,
     auth: Vec<Filter>,
     app: Vec<Filter>,
@@ -172,16 +209,11 @@ pub struct Chains {
     enabled: BTreeMap<&'static str, Any>,
 }
 
-impl Chains {
-    /// Add the filters of a kind behind those that are there.
-    pub fn add(&mut self, filters: &[Filter]) {
+impl Form {
+    fn add(&mut self, filters: &[Filter], messages: Vec<(&'static str, Any)>) {
         for filter in filters {
             self.slot_mut(filter.slot).push(filter.clone());
         }
-    }
-
-    /// Add the messages that let filters of their own run.
-    pub fn enable(&mut self, messages: Vec<(&'static str, Any)>) {
         self.enabled.extend(messages);
     }
 
@@ -202,8 +234,7 @@ impl Chains {
     }
 
     /// The entries of `typed_per_filter_config` for these filters as those of a listener, sorted by name.
-    #[must_use]
-    pub fn shared(&self) -> Vec<PerFilter> {
+    fn shared(&self) -> Vec<PerFilter> {
         let mut entries = Vec::new();
         for slot in Slot::ALL {
             let filters = self.slot(slot);
@@ -219,8 +250,7 @@ impl Chains {
 
     /// The entries for these filters as those of a route on a listener with others, sorted by name; none if both are
     /// equal.
-    #[must_use]
-    pub fn beside(&self, listener: &Self) -> Vec<PerFilter> {
+    fn beside(&self, listener: &Self) -> Vec<PerFilter> {
         let mut entries = Vec::new();
         for slot in Slot::ALL {
             let (own, shared) = (self.slot(slot), listener.slot(slot));
@@ -312,10 +342,27 @@ fn append_all(message: &mut Vec<u8>, tag: u32, entries: &[PerFilter]) {
 /// The number of `RouteConfiguration.typed_per_filter_config`.
 const OF_CONFIGURATION: u32 = 16;
 
-/// The encoded fields of a RouteConfiguration for the filters of its listener.
-#[must_use]
-pub fn configuration_fields(chains: &Chains) -> Bytes {
-    let mut fields = Vec::new();
-    append_all(&mut fields, OF_CONFIGURATION, &chains.shared());
-    fields.into()
+/// The encoded fields of a RouteConfiguration for the filters of its listener, in two forms.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Fields {
+    /// With everything.
+    pub given: Bytes,
+    /// For a proxy that may not have secrets; `None`: the same.
+    pub withheld: Option<Bytes>,
+}
+
+impl Fields {
+    /// The fields for these filters.
+    #[must_use]
+    pub fn of(chains: &Chains) -> Self {
+        let encoded = |form: &Form| {
+            let mut fields = Vec::new();
+            append_all(&mut fields, OF_CONFIGURATION, &form.shared());
+            Bytes::from(fields)
+        };
+        Self {
+            given: encoded(&chains.given),
+            withheld: chains.withheld.as_ref().map(encoded),
+        }
+    }
 }

@@ -9,34 +9,83 @@
 //! hosts with that entry, and a clone costs nothing. [`super::routes`] encodes single virtual hosts.
 
 use std::cmp::Reverse;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use envoy_types::pb::envoy::config::route::v3::Route;
-use imbl::OrdMap;
+use imbl::{OrdMap, OrdSet};
 use prost::Message;
-use xxhash_rust::xxh3::xxh3_128;
 
-use super::body::Run;
 use super::matcher::conditions::{Paths, Unmet};
 use super::matcher::{self, Seen};
+use super::policies::route::Policed;
+use super::routes;
 use super::routes::order::PathRank;
-use super::{ResourceVersion, routes};
 use crate::document::key::DocumentKey;
 use crate::document::route::{HostPattern, Match, PathMatch};
 
 mod conditions;
 mod few;
 mod finder;
+mod form;
 mod slabs;
 
 pub use finder::Finder;
-use slabs::Slabs;
+pub use form::Form;
+use slabs::VirtualHost;
 
 /// Most entries in one RouteConfiguration, copies in narrower virtual hosts included (docs/documents/routes.md, Order).
 pub const MAX_ENTRIES: usize = 200_000;
+
+/// Most bytes of policies in the virtual hosts of one RouteConfiguration, copies included (docs/documents/policies.md).
+pub const MAX_POLICY_BYTES: usize = 16 * 1024 * 1024;
+
+/// The bounds of one RouteConfiguration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bounds {
+    /// [`MAX_ENTRIES`], less in tests.
+    pub entries: usize,
+    /// [`MAX_POLICY_BYTES`], less in tests.
+    pub policy_bytes: usize,
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Self {
+            entries: MAX_ENTRIES,
+            policy_bytes: MAX_POLICY_BYTES,
+        }
+    }
+}
+
+/// The size of a table, or of a part of it. The size of a table is that of all virtual hosts together.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Size {
+    /// The encoded Routes.
+    pub entries: usize,
+    /// The bytes of policies in these.
+    pub policy_bytes: usize,
+}
+
+impl Size {
+    fn add(&mut self, other: Self) {
+        self.entries += other.entries;
+        self.policy_bytes += other.policy_bytes;
+    }
+
+    fn subtract(&mut self, other: Self) {
+        self.entries -= other.entries;
+        self.policy_bytes -= other.policy_bytes;
+    }
+
+    /// Whether this is more than the bounds allow.
+    #[must_use]
+    pub fn exceeds(self, bounds: Bounds) -> bool {
+        self.entries > bounds.entries || self.policy_bytes > bounds.policy_bytes
+    }
+}
 
 /// A host pattern in the order of virtual hosts: exact, longest wildcard, any.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -158,15 +207,41 @@ pub struct Entry {
     pub place: Arc<str>,
     /// The encoded Routes in order; a segment prefix needs two.
     pub routes: Arc<[Bytes]>,
+    /// The Routes for a proxy that may not have secrets; `None`: the same.
+    withheld: Option<Arc<[Bytes]>>,
+    /// The bytes of the policies in the Routes.
+    policy_bytes: usize,
     /// The conditions of these Routes.
     conditions: conditions::Lazy,
 }
 
 impl Entry {
-    /// The entry with other Routes.
+    /// The entry with other Routes, without policies.
     #[must_use]
     pub fn with_routes(&self, routes: Arc<[Bytes]>) -> Self {
-        Self { routes, ..self.clone() }
+        Self {
+            routes,
+            withheld: None,
+            policy_bytes: 0,
+            ..self.clone()
+        }
+    }
+
+    /// The entry with policies.
+    #[must_use]
+    pub fn with_policies(&self, policed: &Policed) -> Self {
+        Self {
+            withheld: policed.withheld.clone(),
+            policy_bytes: policed.policy_bytes,
+            ..self.with_routes(Arc::clone(&policed.given))
+        }
+    }
+
+    fn size(&self) -> Size {
+        Size {
+            entries: self.routes.len(),
+            policy_bytes: self.policy_bytes,
+        }
     }
 
     /// The paths that its Routes may take.
@@ -177,7 +252,7 @@ impl Entry {
     /// An entry of the same rule for a whole path, asked before every other one with the path. Of several with one `kind`
     /// and path under a host the first claim has the path. `number` differs for the entries of a rule.
     #[must_use]
-    pub fn at(&self, path: &str, (kind, number): (&str, usize), place: Arc<str>, routes: Arc<[Bytes]>) -> Self {
+    pub fn at(&self, path: &str, (kind, number): (&str, usize), place: Arc<str>, policed: &Policed) -> Self {
         let path = PathMatch::Exact(path.to_owned());
         let Reverse(priority) = self.position.priority;
         Self {
@@ -189,7 +264,9 @@ impl Entry {
             identity: format!("{kind} {priority} {path:?}").into(),
             claim: self.claim.clone(),
             place,
-            routes,
+            routes: Arc::clone(&policed.given),
+            withheld: policed.withheld.clone(),
+            policy_bytes: policed.policy_bytes,
             conditions: conditions::Lazy::default(),
         }
     }
@@ -275,6 +352,8 @@ pub fn entries(
             },
             place: Arc::clone(&place),
             routes: Arc::clone(&routes),
+            withheld: None,
+            policy_bytes: 0,
             conditions: conditions::Lazy::default(),
         })
     };
@@ -303,6 +382,8 @@ pub fn last_resort(listener: &DocumentKey, route: Bytes) -> Arc<Entry> {
         },
         place: "".into(),
         routes: Arc::new([route]),
+        withheld: None,
+        policy_bytes: 0,
         conditions: conditions::Lazy::default(),
     })
 }
@@ -331,17 +412,8 @@ struct Own {
     winners: few::Map<Position, Arc<Entry>>,
     /// All claims on each match; the first has it.
     claims: few::Map<Arc<str>, few::Map<Claim, Arc<Entry>>>,
-    /// The encoded Routes of the entries that have their match.
-    routes: usize,
-}
-
-/// One virtual host, encoded.
-#[derive(Debug, Clone)]
-struct VirtualHost {
-    bytes: Bytes,
-    /// Hash of the bytes.
-    hash: u128,
-    routes: usize,
+    /// The size of the entries that have their match.
+    size: Size,
 }
 
 /// A virtual host that is not part of its RouteConfiguration.
@@ -370,13 +442,15 @@ pub struct Touched {
 #[derive(Debug, Clone, Default)]
 pub struct Table {
     own: OrdMap<HostKey, Own>,
-    encoded: OrdMap<HostKey, VirtualHost>,
-    /// Neighbouring virtual hosts, encoded together.
-    slabs: Slabs,
-    /// Wrapping sum of the virtual hosts' hashes.
-    sum: u128,
+    /// The size of each encoded virtual host.
+    sizes: OrdMap<HostKey, Size>,
+    given: Form,
+    /// The form for proxies that may not have secrets; `None`: the same.
+    withheld: Option<Form>,
+    /// The patterns whose virtual hosts differ in that form.
+    withholding: OrdSet<HostKey>,
     documents: OrdMap<Arc<DocumentKey>, usize>,
-    routes: usize,
+    size: Size,
 }
 
 impl Table {
@@ -436,33 +510,67 @@ impl Table {
     /// Encode the touched virtual hosts again. Returns the patterns whose virtual hosts may have changed or vanished.
     ///
     /// # Errors
-    /// The number of entries, if it exceeds `most`; nothing was encoded then.
-    pub fn encode(&mut self, touched: &Touched, most: usize) -> Result<BTreeSet<HostKey>, usize> {
+    /// The size, if it exceeds the bounds; nothing was encoded then.
+    pub fn encode(&mut self, touched: &Touched, bounds: Bounds) -> Result<BTreeSet<HostKey>, Size> {
         let hosts = self.reached(&touched.hosts);
-        let mut routes = self.routes;
+        let mut size = self.size;
         for host in &hosts {
-            routes -= self.encoded.get(host).map_or(0, |virtual_host| virtual_host.routes);
-            routes += self.sources(host).iter().map(|own| own.routes).sum::<usize>();
+            size.subtract(self.sizes.get(host).copied().unwrap_or_default());
+            self.sources(host).iter().for_each(|own| size.add(own.size));
+        }
+        if size.exceeds(bounds) {
+            return Err(size);
         }
 
-        if routes > most {
-            return Err(routes);
-        }
-
-        self.routes = routes;
+        self.size = size;
+        let mut made: BTreeMap<&HostKey, (VirtualHost, Option<VirtualHost>)> = BTreeMap::new();
         for host in &hosts {
-            let (new, old) = match self.virtual_host(host) {
-                Some(new) => (Some(new.hash), self.encoded.insert(host.clone(), new)),
-                None => (None, self.encoded.remove(host)),
-            };
-            self.sum = self
-                .sum
-                .wrapping_add(new.unwrap_or(0))
-                .wrapping_sub(old.map_or(0, |old| old.hash));
+            let sources = self.sources(host);
+            if sources.is_empty() {
+                self.sizes.remove(host);
+                continue;
+            }
+            let mut size = Size::default();
+            sources.iter().for_each(|own| size.add(own.size));
+            made.insert(host, virtual_host(host, &sources));
+            self.sizes.insert(host.clone(), size);
         }
-
-        self.slabs.update(&self.encoded, &hosts);
+        self.given
+            .update(&hosts, |host| made.get(host).map(|(given, _)| given.clone()));
+        self.encode_withheld(&hosts, made);
         Ok(hosts)
+    }
+
+    /// Update the form for proxies that may not have secrets, after the other one.
+    fn encode_withheld(
+        &mut self,
+        hosts: &BTreeSet<HostKey>,
+        made: BTreeMap<&HostKey, (VirtualHost, Option<VirtualHost>)>,
+    ) {
+        for host in hosts {
+            match made.get(host) {
+                Some((_, Some(_))) => drop(self.withholding.insert(host.clone())),
+                _ => drop(self.withholding.remove(host)),
+            }
+        }
+        if self.withholding.is_empty() {
+            self.withheld = None;
+            return;
+        }
+
+        match &mut self.withheld {
+            Some(form) => form.update(hosts, |host| {
+                let (given, withheld) = made.get(host)?;
+                Some(withheld.as_ref().unwrap_or(given).clone())
+            }),
+            // The first virtual hosts that differ: all of them were made just now.
+            None => {
+                let mut form = self.given.clone();
+                let withholding = self.withholding.iter().cloned().collect();
+                form.update(&withholding, |host| made.get(host)?.1.clone());
+                self.withheld = Some(form);
+            }
+        }
     }
 
     /// Every virtual host with entries of these patterns: their own, and those that they cover.
@@ -485,36 +593,15 @@ impl Table {
         sources
     }
 
-    fn virtual_host(&self, host: &HostKey) -> Option<VirtualHost> {
-        let sources = self.sources(host);
-        if sources.is_empty() {
-            return None;
-        }
-        let mut entries: Vec<(&Position, &Arc<Entry>)> = sources.iter().flat_map(|own| own.winners.iter()).collect();
-        if sources.len() > 1 {
-            entries.sort_unstable_by_key(|(position, _)| *position);
-        }
-        let routes: Vec<Bytes> = entries
-            .iter()
-            .flat_map(|(_, entry)| entry.routes.iter().cloned())
-            .collect();
-        let bytes = routes::virtual_host(&host.pattern(), &routes);
-        Some(VirtualHost {
-            hash: xxh3_128(&bytes),
-            bytes,
-            routes: routes.len(),
-        })
-    }
-
     /// Every pattern that has a virtual host.
     pub fn hosts(&self) -> impl Iterator<Item = &HostKey> {
-        self.encoded.keys()
+        self.given.encoded.keys()
     }
 
     /// The virtual host of a pattern, not as part of the RouteConfiguration.
     #[must_use]
     pub fn hosted(&self, host: &HostKey) -> Option<Hosted> {
-        let virtual_host = self.encoded.get(host)?;
+        let virtual_host = self.given.encoded.get(host)?;
         let sources = self.sources(host);
         let winners = sources.iter().flat_map(|own| own.winners.values());
         let head = routes::virtual_host_head(&host.pattern, &host.pattern()).len();
@@ -525,16 +612,16 @@ impl Table {
         })
     }
 
-    /// The virtual hosts in order, encoded as members of a RouteConfiguration, in runs of slabs.
-    pub fn runs(&self) -> impl Iterator<Item = &Run> {
-        self.slabs.runs()
+    /// The encoded virtual hosts.
+    #[must_use]
+    pub fn given(&self) -> &Form {
+        &self.given
     }
 
-    /// The version of a RouteConfiguration with this head and these virtual hosts: equal ones have equal versions,
-    /// whatever their history.
+    /// The encoded virtual hosts for proxies that may not have secrets; `None`: the same.
     #[must_use]
-    pub fn version(&self, head: &[u8]) -> ResourceVersion {
-        ResourceVersion(self.sum.wrapping_add(xxh3_128(head)))
+    pub fn withheld(&self) -> Option<&Form> {
+        self.withheld.as_ref()
     }
 
     /// Every document with a claim in this table, sorted.
@@ -545,13 +632,13 @@ impl Table {
     /// The number of entries of all virtual hosts together.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.routes
+        self.size.entries
     }
 
     /// Whether there are none.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.routes == 0
+        self.size.entries == 0
     }
 
     /// The entry that has the match of this entry: itself, or one with a lower claim. `None`: the entry is not in the
@@ -621,6 +708,22 @@ impl Table {
     }
 }
 
+/// The virtual host of a pattern with these entries, and the one for proxies that may not have secrets, if that differs.
+fn virtual_host(host: &HostKey, sources: &[&Own]) -> (VirtualHost, Option<VirtualHost>) {
+    let mut entries: Vec<(&Position, &Arc<Entry>)> = sources.iter().flat_map(|own| own.winners.iter()).collect();
+    if sources.len() > 1 {
+        entries.sort_unstable_by_key(|(position, _)| *position);
+    }
+    let encoded = |routes: &dyn Fn(&'_ Entry) -> Arc<[Bytes]>| {
+        let routes: Vec<Bytes> = entries.iter().flat_map(|(_, entry)| routes(entry).to_vec()).collect();
+        VirtualHost::new(routes::virtual_host(&host.pattern(), &routes))
+    };
+    let given = encoded(&|entry| Arc::clone(&entry.routes));
+    let differs = entries.iter().any(|(_, entry)| entry.withheld.is_some());
+    let withheld = differs.then(|| encoded(&|entry| Arc::clone(entry.withheld.as_ref().unwrap_or(&entry.routes))));
+    (given, withheld)
+}
+
 /// An entry with one of its Routes.
 fn decoded(entry: &Arc<Entry>, route: usize) -> Option<(&Arc<Entry>, Route)> {
     let route = Route::decode(entry.routes.get(route)?.clone()).ok()?;
@@ -647,12 +750,12 @@ impl Own {
         if let Some(before) = before {
             touched.documents.insert((*before.claim.document).clone());
             self.winners.remove(&before.position);
-            self.routes -= before.routes.len();
+            self.size.subtract(before.size());
         }
 
         match after {
             Some(winner) => {
-                self.routes += winner.routes.len();
+                self.size.add(winner.size());
                 self.winners.insert(winner.position.clone(), winner);
             }
             None => {
@@ -706,7 +809,7 @@ mod tests {
     fn table_of(entries: &[Arc<Entry>]) -> (Table, Touched) {
         let (mut table, mut touched) = (Table::default(), Touched::default());
         entries.iter().for_each(|entry| table.insert(entry, &mut touched));
-        table.encode(&touched, MAX_ENTRIES).unwrap();
+        table.encode(&touched, Bounds::default()).unwrap();
         (table, touched)
     }
 
@@ -726,7 +829,12 @@ mod tests {
     }
 
     fn patterns(table: &Table) -> Vec<String> {
-        table.encoded.keys().map(|host| host.pattern.to_string()).collect()
+        table
+            .given
+            .encoded
+            .keys()
+            .map(|host| host.pattern.to_string())
+            .collect()
     }
 
     #[test]
@@ -804,11 +912,11 @@ mod tests {
             entry("a", host("a.com"), exact("/a"), 0, &[]),
             entry("b", host("b.com"), exact("/a"), 0, &[]),
         ]);
-        let before: Vec<Bytes> = table.encoded.values().map(|host| host.bytes.clone()).collect();
+        let before: Vec<Bytes> = table.given.encoded.values().map(|host| host.bytes.clone()).collect();
         let mut touched = Touched::default();
         table.insert(&entry("c", host("a.com"), exact("/c"), 0, &[]), &mut touched);
-        table.encode(&touched, MAX_ENTRIES).unwrap();
-        let after: Vec<Bytes> = table.encoded.values().map(|host| host.bytes.clone()).collect();
+        table.encode(&touched, Bounds::default()).unwrap();
+        let after: Vec<Bytes> = table.given.encoded.values().map(|host| host.bytes.clone()).collect();
         assert_ne!(before[0], after[0]);
         assert_eq!(before[1].as_ptr(), after[1].as_ptr());
     }
@@ -829,7 +937,7 @@ mod tests {
         table.spread(&mut touched);
         assert_eq!(touched.documents.len(), 2, "the rival is told");
         table.remove(&newer, &mut touched);
-        table.encode(&touched, MAX_ENTRIES).unwrap();
+        table.encode(&touched, Bounds::default()).unwrap();
         assert_eq!(
             (patterns(&table).len(), table.documents().count(), table.len()),
             (0, 0, 0)
@@ -841,7 +949,11 @@ mod tests {
         let (mut table, mut touched) = (Table::default(), Touched::default());
         table.insert(&entry("a", host("*"), exact("/a"), 0, &[]), &mut touched);
         table.insert(&entry("b", host("a.com"), exact("/b"), 0, &[]), &mut touched);
-        assert_eq!(table.encode(&touched, 2), Err(3));
-        assert_eq!((table.encoded.len(), table.runs().count()), (0, 0));
+        let bounds = Bounds {
+            entries: 2,
+            ..Bounds::default()
+        };
+        assert_eq!(table.encode(&touched, bounds).map_err(|size| size.entries), Err(3));
+        assert_eq!((table.given.encoded.len(), table.given().runs().count()), (0, 0));
     }
 }

@@ -42,6 +42,8 @@ pub struct ResourceSet {
     aliases: Aliases,
     /// The number of members with a whole form for clients without VHDS.
     wholes: usize,
+    /// The number of members with a form without secrets.
+    withheld: usize,
     /// The number of clusters whose warming may never end.
     waiting: usize,
     /// Members with a time to live.
@@ -128,6 +130,7 @@ impl ResourceSet {
             on_demand_version: SetVersion::default(),
             aliases: Aliases::default(),
             wholes: 0,
+            withheld: 0,
             waiting: 0,
             timed: OrdMap::new(),
             own_sources: OrdMap::new(),
@@ -197,6 +200,12 @@ impl ResourceSet {
     #[must_use]
     pub fn has_wholes(&self) -> bool {
         self.wholes > 0
+    }
+
+    /// Whether any member has a form without secrets.
+    #[must_use]
+    pub fn has_withheld(&self) -> bool {
+        self.withheld > 0
     }
 
     /// Whether Envoy waits for something that may never come before it uses a member.
@@ -277,6 +286,7 @@ impl ResourceSet {
             on_demand_version: self.on_demand_version,
             aliases: self.aliases.clone(),
             wholes: self.wholes,
+            withheld: self.withheld,
             waiting: self.waiting,
             timed: self.timed.clone(),
             own_sources: self.own_sources.clone(),
@@ -393,14 +403,17 @@ impl ResourceSet {
 
     fn count(&mut self, resource: &Arc<Resource>, added: bool) {
         let wholes = usize::from(resource.whole.is_some());
+        let withheld = usize::from(resource.withheld.is_some());
         let waiting = usize::from(resource.waits.is_some());
         if added {
             self.aliases.add(resource);
             self.wholes += wholes;
+            self.withheld += withheld;
             self.waiting += waiting;
         } else {
             self.aliases.remove(resource);
             self.wholes -= wholes;
+            self.withheld -= withheld;
             self.waiting -= waiting;
             self.timed.remove(&resource.name);
             self.own_sources.remove(&resource.name);

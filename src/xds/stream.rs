@@ -212,7 +212,9 @@ impl Stream {
         loop {
             let snapshot = self.store.peek();
             if let Some(response) = self.session.next_response(&snapshot, now.into_std()) {
-                return self.send(response);
+                let withholds = |of| self.session.withholds(of, &snapshot);
+                let withholds = response.resource_type.is_some_and(withholds);
+                return self.send(response, withholds);
             }
             self.note_conditions();
             self.note_marks(&snapshot);
@@ -321,7 +323,8 @@ impl Stream {
         timer.as_mut().poll(context)
     }
 
-    fn send(&mut self, response: Response) -> Poll<Next> {
+    /// `withholds`: the response would be another one if the client might have secrets.
+    fn send(&mut self, response: Response, withholds: bool) -> Poll<Next> {
         let Response {
             resource_type,
             version,
@@ -358,6 +361,9 @@ impl Stream {
                 );
             }
             handle.sent(resource_type, sent, size > grpc::LIBRARY_MAX && is_library);
+            if withholds {
+                self.note_withheld(handle);
+            }
         }
         // The next poll may be late: leave the line, so that no other stream waits for this one.
         self.ticket.leave();
@@ -497,7 +503,7 @@ impl Stream {
         }
     }
 
-    /// Logged once a stream, at its first subscription to secrets.
+    /// Logged once a stream, at its first subscription to secrets, or its first routes with policies that have secrets.
     fn note_withheld(&self, handle: &StreamHandle) {
         let Some(because) = self.peer.withheld else { return };
         if handle.secrets_withheld() {
@@ -505,7 +511,8 @@ impl Stream {
                 parent: &self.span,
                 node.id = self.session.node().map(|node| &*node.id),
                 peer = %shown(self.peer.address),
-                "Withheld the secrets that a proxy subscribes to: {because}. Let the proxy connect with a certificate \
+                "Withheld secrets from a proxy: {because}. Policies with these secrets answer 403 there. Let the proxy \
+                 connect with a certificate \
                  of --xds-tls-client-ca (envoy-config/mtls.yaml), over a Unix socket or from this machine, or start \
                  the server with --plaintext-secrets"
             );

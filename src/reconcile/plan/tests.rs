@@ -10,6 +10,7 @@ use crate::reconcile::memory::Content;
 use crate::reconcile::world::{Options, State};
 use crate::resource::ResourceType;
 use crate::resource::compile::{self, Compiled};
+use crate::resource::table::Bounds;
 
 mod anything;
 mod conflicts;
@@ -163,7 +164,10 @@ impl Stage {
     fn narrow(most_entries: usize) -> Self {
         let mut stage = Self::empty();
         stage.world.compiled = Compiled::new(compile::Options {
-            most_entries,
+            bounds: Bounds {
+                entries: most_entries,
+                ..Bounds::default()
+            },
             ..compile::Options::default()
         });
         stage

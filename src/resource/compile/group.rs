@@ -472,7 +472,7 @@ impl GroupState {
                 continue;
             };
             table.spread(&mut touched);
-            match table.encode(&touched, input.most_entries) {
+            match table.encode(&touched, input.bounds) {
                 Ok(hosts) => {
                     let parts = self.parts.entry(Arc::clone(&name)).or_default();
                     let on = input.after.on(&name);
@@ -494,7 +494,12 @@ impl GroupState {
                         self.set(input, (ResourceType::Route, name), Some(whole), outcome);
                     }
                 }
-                Err(entries) => outcome.faults.extend(too_many(input, &name, table, entries)),
+                Err(size) if size.entries > input.bounds.entries => {
+                    outcome.faults.extend(too_many(input, &name, table, size.entries));
+                }
+                Err(size) => outcome
+                    .faults
+                    .extend(policies::too_large(input, &name, table, size.policy_bytes)),
             }
             outcome.affected.extend(touched.documents);
         }
@@ -854,7 +859,7 @@ fn too_many(input: &GroupInput<'_>, listener: &Arc<str>, table: &Table, entries:
         .filter_map(|key| Some((input.after.get(key)?.accepted.mod_revision, key)))
         .collect();
     documents.sort_unstable();
-    let mut excess = entries.saturating_sub(input.most_entries);
+    let mut excess = entries.saturating_sub(input.bounds.entries);
     let mut faults = Vec::new();
     while excess > 0
         && let Some((_, key)) = documents.pop()
@@ -877,7 +882,7 @@ fn too_many_of(input: &GroupInput<'_>, listener: &Arc<str>, key: &DocumentKey, e
     let reason = format!(
         "found {entries} entries in the RouteConfiguration {listener} of group {}, \
          expected at most {} (copies of wider hosts' entries included)",
-        input.name, input.most_entries
+        input.name, input.bounds.entries
     );
     Fault::of_itself(key.clone(), Rejection::new("", reason))
 }

@@ -15,7 +15,7 @@ use super::translate::Translated;
 use crate::document::Document;
 use crate::document::key::{DocumentKey, Kind};
 use crate::document::route::Route;
-use crate::resource::table::{Entry, Table};
+use crate::resource::table::{Bounds, Entry, Table};
 
 /// Everything that a group's compilation looks at.
 pub(super) struct GroupInput<'a> {
@@ -26,8 +26,8 @@ pub(super) struct GroupInput<'a> {
     pub(super) name: &'a Arc<str>,
     /// The group did not exist before: everything is compiled.
     pub(super) fresh: bool,
-    /// The most entries in one RouteConfiguration.
-    pub(super) most_entries: usize,
+    /// The bounds of one RouteConfiguration.
+    pub(super) bounds: Bounds,
     /// Of the faults, one is enough.
     pub(super) is_brief: bool,
 }

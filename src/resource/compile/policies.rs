@@ -30,8 +30,8 @@ use crate::document::route::{Action, HostPattern, Route, Rule, Upstream};
 use crate::document::secret::{Content, Secret};
 use crate::document::{Document, Rejection};
 use crate::resource::clusters;
-use crate::resource::policies::route::{Counted, NOT_FOUND, RulePolicies, login, not_found, with_policies};
-use crate::resource::policies::{self, Chains, Extension, Filter};
+use crate::resource::policies::route::{Counted, NOT_FOUND, Policed, RulePolicies, login, not_found, with_policies};
+use crate::resource::policies::{self, Chains, Extension, Fields, Filter};
 use crate::resource::table::{self, Entry, HostKey, Table};
 
 /// Most policies documents.
@@ -146,12 +146,12 @@ fn chains(effective: &BTreeMap<PolicyKind, &Applied>, hosts: &[HostPattern]) -> 
     let mut chains = Chains::default();
     let client = client_header(effective);
     for entry in effective.values() {
-        match entry.policy.as_ref().filter(|policy| policy.needs_client()) {
-            Some(policy) => chains.add(&policies::of_policy(policy, &|_| None, client)),
-            None => chains.add(&entry.filters),
-        }
-        if let Some(policy) = &entry.policy {
-            chains.enable(Extension::enabled_by(policy, &entry.from(), hosts));
+        let Some(policy) = &entry.policy else { continue };
+        let messages = Extension::enabled_by(policy, &entry.from(), hosts);
+        let withheld = policies::withheld(policy);
+        match policy.needs_client() {
+            true => chains.add(&policies::of_policy(policy, &|_| None, client), messages, withheld),
+            false => chains.add(&entry.filters, messages, withheld),
         }
     }
     chains
@@ -219,7 +219,7 @@ pub(super) struct OnListener {
     listener: Vec<Applied>,
     chains: Chains,
     /// The encoded fields of the RouteConfiguration.
-    pub(super) fields: Bytes,
+    pub(super) fields: Fields,
 }
 
 impl OnListener {
@@ -235,7 +235,7 @@ impl OnListener {
 
         let chains = chains(&effective(&[&defaults, &listener]), &[]);
         Self {
-            fields: policies::configuration_fields(&chains),
+            fields: Fields::of(&chains),
             defaults,
             listener,
             chains,
@@ -301,7 +301,7 @@ impl OnListener {
             preflights: None,
             counted: beyond.counted,
         };
-        Arc::new(entry.with_routes(with_policies(&entry.routes, &rule).into()))
+        Arc::new(entry.with_policies(&with_policies(&entry.routes, &rule)))
     }
 }
 
@@ -322,14 +322,14 @@ pub(super) fn entries(
         return entries.to_vec();
     };
 
-    let mut changed: BTreeMap<usize, Option<Arc<[Bytes]>>> = BTreeMap::new();
+    let mut changed: BTreeMap<usize, Option<Policed>> = BTreeMap::new();
     let with_policies = |entry: &Arc<Entry>| {
         let routes = changed.entry(entry.claim.rule).or_insert_with(|| {
             let rule = route.rules.get(entry.claim.rule)?;
             rule_routes(input, on, &entry.claim.document, rule, &entry.routes)
         });
         match routes {
-            Some(routes) => Arc::new(entry.with_routes(Arc::clone(routes))),
+            Some(policed) => Arc::new(entry.with_policies(policed)),
             None => Arc::clone(entry),
         }
     };
@@ -375,10 +375,10 @@ pub(super) fn logins(
                 ..RulePolicies::default()
             };
             for path in [&oidc.callback_path, &oidc.logout_path] {
-                let routes = with_policies(&[login(path)], &with);
+                let policed = with_policies(&[login(path)], &with);
                 let place = policy.from().into();
                 let kind = (LOGIN_ENTRY, numbers.next().unwrap_or_default());
-                found.push(Arc::new(entry.at(path, kind, place, routes.into())));
+                found.push(Arc::new(entry.at(path, kind, place, &policed)));
             }
         }
     }
@@ -415,7 +415,7 @@ fn rule_routes(
     key: &DocumentKey,
     rule: &Rule,
     routes: &[Bytes],
-) -> Option<Arc<[Bytes]>> {
+) -> Option<Policed> {
     let outer: [&[Applied]; 2] = on.map(OnListener::levels).unwrap_or_default();
     let beyond = on.map(OnListener::beyond_filters).unwrap_or_default();
     let by_target = targets(input.after, input.name, rule);
@@ -445,7 +445,7 @@ fn rule_routes(
         preflights: (!takes_preflights && effective.iter().any(has_cors)).then_some(methods),
         counted: effective.iter().find_map(|effective| counted(effective, key)),
     };
-    Some(with_policies(routes, &rule).into())
+    Some(with_policies(routes, &rule))
 }
 
 /// The kinds that hold for a rule of a document on a listener, for each of its targets; for a document without rules those
@@ -688,6 +688,26 @@ fn too_many(input: &GroupInput<'_>) -> Option<Fault> {
         .max()?;
     let reason = format!("found more than {MAX_POLICIES} policies documents, expected at most as many");
     Some(Fault::of_itself(newest.clone(), Rejection::new("", reason)))
+}
+
+/// The newest document with policies on a listener, if the policies in its routes have too many bytes.
+pub(super) fn too_large(input: &GroupInput<'_>, listener: &Arc<str>, table: &Table, bytes: usize) -> Option<Fault> {
+    let inventory = input.after;
+    let routes = routes_with_policies(inventory);
+    let routes = table
+        .documents()
+        .map(|key| (**key).clone())
+        .filter(|key| routes.contains(key));
+    let makers = makers(input, listener, true).into_iter();
+    let makers = makers.filter(|key| is_maker(inventory, input.name, key));
+    let written = |key: DocumentKey| Some((inventory.get(&key)?.accepted.mod_revision, key));
+    let (_, newest) = routes.chain(makers).filter_map(written).max()?;
+    let reason = format!(
+        "found {bytes} bytes of policies in the routes of listeners/{listener} in group {}, expected at most {}: put \
+         policies on the listener, where they stand once",
+        input.name, input.bounds.policy_bytes
+    );
+    Some(Fault::of_itself(newest, Rejection::new("", reason)))
 }
 
 /// A named policy of another kind than `ip_access` in the list of a listener for TCP. Of list and policy the document

@@ -22,8 +22,8 @@ use crate::document::route::{PathMatch, Route, Upstream, UpstreamUrl};
 use crate::document::{Document, Rejection};
 use crate::resource::body::Body;
 use crate::resource::listeners::Routing;
-use crate::resource::policies::{self, Filter};
-use crate::resource::table::{self, Entry, HostKey, Origin, Table};
+use crate::resource::policies::{self, Fields, Filter};
+use crate::resource::table::{self, Entry, Form, HostKey, Origin, Table};
 use crate::resource::verbatim::Written;
 use crate::resource::{
     Reference, Resource, ResourceType, check, clusters, endpoints, listeners, routes, runtime, secrets, verbatim,
@@ -316,19 +316,32 @@ pub fn default_listener(context: &Context) -> Served {
     }
 }
 
-/// The RouteConfiguration of a table, with encoded fields before its virtual hosts. The cost is one step a run of slabs;
-/// no slab is copied.
+/// The RouteConfiguration of a table, with encoded fields before its virtual hosts. If policies have secrets: also the form
+/// without. The cost is one step a run of slabs; no slab is copied.
 pub fn route_configuration(
     name: &Arc<str>,
     http3_port: Option<u16>,
-    fields: &[u8],
+    fields: &Fields,
     table: &Table,
     parts: Parts,
 ) -> Arc<Resource> {
-    let head: Bytes = [&routes::configuration(name, http3_port), fields].concat().into();
-    let version = table.version(&head);
-    let body = Body::of_runs([[head].into_iter().collect()].into_iter().chain(table.runs().cloned()));
-    Arc::new(Resource::put_together(Arc::clone(name), version, body, parts))
+    let resource = |fields: &[u8], form: &Form| {
+        let head: Bytes = [&routes::configuration(name, http3_port), fields].concat().into();
+        let version = form.version(&head);
+        let body = Body::of_runs([[head].into_iter().collect()].into_iter().chain(form.runs().cloned()));
+        Resource::put_together(Arc::clone(name), version, body, parts.clone())
+    };
+    let withheld = match (&fields.withheld, table.withheld()) {
+        (None, None) => None,
+        (fields_withheld, form) => {
+            let fields = fields_withheld.as_ref().unwrap_or(&fields.given);
+            Some(Arc::new(resource(fields, form.unwrap_or_else(|| table.given()))))
+        }
+    };
+    Arc::new(Resource {
+        withheld,
+        ..resource(&fields.given, table.given())
+    })
 }
 
 /// The RouteConfiguration whose virtual hosts are on demand: it has none inline, except for clients without VHDS.

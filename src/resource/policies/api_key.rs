@@ -14,7 +14,7 @@ pub(super) fn filters(policy: &ApiKey, secrets: &Secrets<'_>) -> Vec<Filter> {
     let mut credentials = Vec::new();
     for name in &policy.keys {
         let Some(Content::ApiKeys(clients)) = secrets(&name.name).map(|secret| &secret.content) else {
-            return vec![closed("api_key")];
+            return closed(["api_key.unavailable", "api_key"]);
         };
         for (client, keys) in clients {
             credentials.extend(keys.iter().map(|key| Credential {

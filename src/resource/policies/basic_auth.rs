@@ -18,7 +18,7 @@ use crate::proto::message::any;
 /// The filter, and one behind authorization that removes the credentials.
 pub(super) fn filters(basic: &BasicAuth, secrets: &Secrets<'_>) -> Vec<Filter> {
     let Some(Content::Users(users)) = secrets(&basic.users.name).map(|secret| &secret.content) else {
-        return vec![closed("basic_auth")];
+        return closed(["basic_auth.unavailable", "basic_auth"]);
     };
     let mut lines = String::new();
     for (name, hash) in users {

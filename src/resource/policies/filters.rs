@@ -34,6 +34,7 @@ use ipnet::IpNet;
 use prost::Name;
 
 use super::conditions::{self, all, any as any_of, not, of as id};
+use super::service::refusing;
 use super::{Filter, Secrets, Slot, api_key, basic_auth, ext_authz, ext_proc, global_rate_limit, grpc_json};
 use crate::document::policy::PolicyRule;
 use crate::document::policy::app::{Abort, AbortStatus, Delay, Fault, Sticky};
@@ -88,6 +89,18 @@ pub(super) fn of(rule: &PolicyRule, secrets: &Secrets<'_>, client: Option<&str>)
         | PolicyRule::Oidc(_)
         | PolicyRule::Lua(_)
         | PolicyRule::Maintenance(_) => Vec::new(),
+    }
+}
+
+/// The filters of a policy for a proxy that may not have its secrets: every request gets 403. `None`: the policy has no
+/// secret that a RouteConfiguration would show or wait for.
+pub(super) fn withheld(rule: &PolicyRule) -> Option<Filter> {
+    match rule {
+        PolicyRule::BasicAuth(_) => Some(refusing(Slot::Auth, "basic_auth")),
+        PolicyRule::ApiKey(_) => Some(refusing(Slot::Auth, "api_key")),
+        // In place of the login, so before the other filters of its slot.
+        PolicyRule::Oidc(_) => Some(refusing(Slot::Edge, "oidc")),
+        _ => None,
     }
 }
 

@@ -3,6 +3,8 @@
 //! In: the Routes of a rule without policies, and the policies that hold for its targets. Out: the Routes with the
 //! filters that differ from those of the listener, preflights for cors, and the answer of `maintenance`.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use envoy_types::pb::envoy::config::core::v3::header_value_option::HeaderAppendAction;
 use envoy_types::pb::envoy::config::core::v3::{DataSource, data_source};
@@ -106,17 +108,56 @@ impl Counted {
     }
 }
 
+/// The encoded Routes of a rule with its policies, in two forms.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Policed {
+    /// With everything.
+    pub given: Arc<[Bytes]>,
+    /// For a proxy that may not have secrets; `None`: the same.
+    pub withheld: Option<Arc<[Bytes]>>,
+    /// The bytes of the policies in the Routes.
+    pub policy_bytes: usize,
+}
+
 /// The encoded Routes of a rule with its policies.
 #[must_use]
-pub fn with_policies(routes: &[Bytes], policies: &RulePolicies<'_>) -> Vec<Bytes> {
+pub fn with_policies(routes: &[Bytes], policies: &RulePolicies<'_>) -> Policed {
+    let (given, policy_bytes) = in_form(routes, policies, false);
+    let has_secrets = |chains: &Chains| chains.withheld.is_some();
+    let has_secrets = policies.listener.is_some_and(has_secrets) || policies.targets.iter().any(has_secrets);
+    let withheld = has_secrets.then(|| in_form(routes, policies, true).0);
+    Policed {
+        withheld: withheld.filter(|withheld| *withheld != given).map(Arc::from),
+        given: given.into(),
+        policy_bytes,
+    }
+}
+
+/// The Routes in one form, and the bytes of the policies in them.
+fn in_form(routes: &[Bytes], policies: &RulePolicies<'_>, is_withheld: bool) -> (Vec<Bytes>, usize) {
     let none = Chains::default();
-    let listener = policies.listener.unwrap_or(&none);
-    let mut targets: Vec<Vec<PerFilter>> = policies.targets.iter().map(|chains| chains.beside(listener)).collect();
+    let listener = policies.listener.unwrap_or(&none).form(is_withheld);
+    let mut targets: Vec<Vec<PerFilter>> = policies
+        .targets
+        .iter()
+        .map(|chains| chains.form(is_withheld).beside(listener))
+        .collect();
+    // Equal for all targets: they stand once, on the route.
     let own = match targets.split_first() {
-        Some((first, others)) if others.iter().all(|other| other == first) => std::mem::take(&mut targets[0]),
+        Some((first, others)) if others.iter().all(|other| other == first) => {
+            let own = first.clone();
+            targets.clear();
+            own
+        }
         _ => Vec::new(),
     };
-    let is_split = targets.iter().any(|entries| !entries.is_empty());
+    let is_split = !targets.is_empty();
+    let each: usize = targets
+        .iter()
+        .flatten()
+        .chain(&own)
+        .map(|entry| entry.entry.len())
+        .sum();
 
     let mut changed = Vec::new();
     let mut preflights: Vec<Bytes> = Vec::new();
@@ -159,7 +200,8 @@ pub fn with_policies(routes: &[Bytes], policies: &RulePolicies<'_>) -> Vec<Bytes
         }
     }
     changed.extend(preflights);
-    changed
+    let policy_bytes = each * changed.len();
+    (changed, policy_bytes)
 }
 
 /// A Route whose weighted clusters have filters of their own.

@@ -126,7 +126,7 @@ mod tests {
     use envoy_types::pb::envoy::r#type::matcher::v3::{RegexMatcher, StringMatcher, string_matcher::MatchPattern};
     use prost::Message;
 
-    use super::super::{MAX_ENTRIES, Origin, Touched, entries};
+    use super::super::{Bounds, Origin, Touched, entries};
     use super::*;
     use crate::document::key::{DocumentKey, Kind};
     use crate::document::route::{HostPattern, Match, PathMatch};
@@ -208,7 +208,7 @@ mod tests {
                 }
             }
         }
-        table.encode(&touched, MAX_ENTRIES).unwrap();
+        table.encode(&touched, Bounds::default()).unwrap();
 
         let (mut finder, mut takers) = (Finder::new(&table), std::collections::BTreeSet::new());
         for host in ["a.example.com", "b.example.com", "example.org"] {

@@ -9,14 +9,31 @@ use std::ops::Bound;
 
 use bytes::Bytes;
 use imbl::OrdMap;
-use xxhash_rust::xxh3::xxh3_64;
+use xxhash_rust::xxh3::{xxh3_64, xxh3_128};
 
-use super::{HostKey, VirtualHost};
+use super::HostKey;
 use crate::resource::body::Run;
 use crate::resource::routes;
 
 /// The number of virtual hosts in a slab on average (with one short route each, about 16 KiB), and of slabs in a run.
 const EVERY: u64 = 64;
+
+/// One virtual host, encoded.
+#[derive(Debug, Clone)]
+pub(super) struct VirtualHost {
+    pub(super) bytes: Bytes,
+    /// Hash of the bytes.
+    pub(super) hash: u128,
+}
+
+impl VirtualHost {
+    pub(super) fn new(bytes: Bytes) -> Self {
+        Self {
+            hash: xxh3_128(&bytes),
+            bytes,
+        }
+    }
+}
 
 /// Encoded virtual hosts, by pattern.
 type Encoded = OrdMap<HostKey, VirtualHost>;
@@ -166,11 +183,7 @@ mod tests {
     }
 
     fn virtual_host(number: u16, content: u8) -> VirtualHost {
-        VirtualHost {
-            bytes: vec![content; usize::from(number % 5)].into(),
-            hash: 0,
-            routes: 1,
-        }
+        VirtualHost::new(vec![content; usize::from(number % 5)].into())
     }
 
     proptest! {

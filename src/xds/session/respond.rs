@@ -15,7 +15,7 @@ use crate::snapshot::blocks::{Blocks, Shape};
 use crate::snapshot::set::ResourceSet;
 use crate::snapshot::steps::Mark;
 use crate::snapshot::version::SetVersion;
-use crate::snapshot::{GroupSnapshot, Snapshot};
+use crate::snapshot::{GroupSnapshot, RouteForm, Snapshot};
 use crate::xds::session::state::content::Content;
 use crate::xds::session::state::{Draft, Target, Unacked};
 use crate::xds::session::wire::head::ControlPlane;
@@ -123,12 +123,25 @@ impl Session {
     fn target<'a>(&self, resource_type: ResourceType, group: &'a GroupSnapshot) -> &'a Arc<ResourceSet> {
         if resource_type == ResourceType::Secret && !self.settings.secrets {
             &NO_SECRETS
-        } else if self.settings.variant == Variant::Delta && self.features.vhds {
-            group.set(resource_type)
         } else {
-            // VHDS has no SotW form (docs/xds-rules.md GR-14).
-            group.set_without_vhds(resource_type)
+            let form = RouteForm {
+                // VHDS has no SotW form (docs/xds-rules.md GR-14).
+                vhds: self.settings.variant == Variant::Delta && self.features.vhds,
+                secrets: self.settings.secrets,
+            };
+            group.set_in(form, resource_type)
         }
+    }
+
+    /// Whether the client, which may not have secrets, gets another form of the resources of a type on that account.
+    pub(in crate::xds) fn withholds(&self, resource_type: ResourceType, snapshot: &Snapshot) -> bool {
+        let group = || snapshot.group(self.group()?);
+        !self.settings.secrets
+            && match resource_type {
+                ResourceType::Secret => true,
+                ResourceType::Route => group().is_some_and(|group| group.set(resource_type).has_withheld()),
+                _ => false,
+            }
     }
 
     /// One type: the next response, if one is owed.

@@ -769,6 +769,30 @@ fn withheld_secrets_are_as_if_they_did_not_exist() {
     }
 }
 
+#[test]
+fn a_route_configuration_with_secrets_goes_out_without_where_secrets_are_withheld() {
+    for variant in [Variant::Sotw, Variant::Delta] {
+        for (secrets, expected) in [(true, ["RDS[r1@5]", "RDS[r1@6]"]), (false, ["RDS[r1@7]", ""])] {
+            let mut client = client(variant);
+            client.session.settings.secrets = secrets;
+            let with = |given, withheld| Resource {
+                withheld: Some(Arc::new(resource("r1", withheld))),
+                ..resource("r1", given)
+            };
+            client.serve(ROUTE, with(5, 7));
+            match variant {
+                Variant::Sotw => client.sotw(ROUTE, &["r1"]),
+                Variant::Delta => client.delta(ROUTE, &["r1"], &[]),
+            };
+            assert_eq!(client.says(), [expected[0]]);
+            assert_eq!(client.session.withholds(ROUTE, &client.snapshot), !secrets);
+            client.serve(ROUTE, with(6, 7));
+            let said = client.says();
+            assert_eq!(said.first().map_or("", |said| &**said), expected[1]);
+        }
+    }
+}
+
 // GEN-03
 #[test]
 fn the_same_node_with_other_metadata_gets_another_view() {

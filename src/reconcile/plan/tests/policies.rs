@@ -387,6 +387,165 @@ const POLICIES: [&str; 5] = [
     r#"{"headers": 5}"#,
 ];
 
+/// The RouteConfiguration for proxies that may not have secrets; `None`: the same as for others.
+fn withheld(stage: &Stage) -> Option<(String, RouteConfiguration)> {
+    let compiled = stage.world.compiled();
+    let resource = compiled.resource("default", ResourceType::Route, "edge").unwrap();
+    let withheld = resource.withheld.as_ref()?;
+    let configuration = RouteConfiguration::decode(&*withheld.body.to_bytes()).unwrap();
+    Some((withheld.version.to_string(), configuration))
+}
+
+/// The type of each filter of a slot, and whether it refuses every request.
+fn slot(config: &std::collections::HashMap<String, Any>, slot: &str) -> Vec<(String, bool)> {
+    use envoy_types::pb::envoy::extensions::filters::http::rbac::v3::Rbac;
+    let Some(chain) = config.get(slot) else {
+        return Vec::new();
+    };
+    let chain = FilterChainConfigPerRoute::decode(&*chain.value).unwrap();
+    let filters = chain.filter_chain.unwrap().filters.into_iter();
+    let shown = filters.map(|filter| {
+        let config = filter.typed_config.unwrap();
+        let refuses = config.type_url == Rbac::type_url()
+            && Rbac::decode(&*config.value).unwrap().rules.unwrap().policies.is_empty();
+        (filter.name, refuses)
+    });
+    shown.collect()
+}
+
+const KEYS: &str = r#"{"api_keys": {"umbra": "0123456789abcdef"}}"#;
+const BY_KEY: &str = r#"{"api_key": {"keys": ["keys"]}}"#;
+
+#[test]
+fn a_proxy_that_may_not_have_secrets_gets_filters_that_refuse() {
+    let mut stage = edge(&[
+        ("secrets/keys", KEYS),
+        ("policies/p", BY_KEY),
+        ("listeners/edge", LISTENER),
+        (
+            "routes/a",
+            r#"{"match": "a.example.com/a", "to": "x", "policies": ["p"]}"#,
+        ),
+        ("routes/b", TO_X),
+    ]);
+    let (version, configuration) = withheld(&stage).unwrap();
+    let hosts = configuration.virtual_hosts.iter();
+    let own: Vec<_> = hosts
+        .flat_map(|host| &host.routes)
+        .map(|route| (&*route.name, slot(&route.typed_per_filter_config, "chancery.auth.own")))
+        .collect();
+    let refusing = ("api_key.own".to_owned(), true);
+    assert_eq!(
+        own,
+        [
+            ("routes/a", vec![refusing]),
+            ("routes/b", Vec::new()),
+            ("routes/b", Vec::new()),
+        ]
+    );
+    let text = format!("{configuration:?}");
+    assert!(!text.contains("0123456789abcdef"));
+
+    // Another key is news to nobody without secrets.
+    let plan = stage.put("secrets/keys", &KEYS.replace("abcdef", "fedcba"));
+    assert!(changed(&plan).contains(&"default routes edge".to_owned()));
+    assert_eq!(withheld(&stage).unwrap().0, version);
+
+    stage.put("listeners/edge", GUARDED);
+    let (_, configuration) = withheld(&stage).unwrap();
+    let shared = slot(&configuration.typed_per_filter_config, "chancery.auth");
+    assert_eq!(shared, [("api_key".to_owned(), true)]);
+    stage.put("listeners/edge", LISTENER);
+    stage.put("routes/a", r#"{"match": "a.example.com/a", "to": "x"}"#);
+    assert_eq!(withheld(&stage), None);
+}
+
+#[test]
+fn a_login_whose_secrets_are_withheld_refuses() {
+    let oidc = r#"{"oidc": {"authorization_endpoint": "https://id.example.com/authorize",
+        "token_endpoint": "https://10.0.0.9/token", "client_id": "web", "client_secret": "client",
+        "cookie_secret": "cookie", "redirect_hosts": ["a.example.com"]}}"#;
+    let mut stage = world_of(&[
+        ("secrets/client", r#"{"generic": "0123456789abcdef"}"#),
+        ("secrets/cookie", r#"{"generic": "0123456789abcdef0123456789abcdef"}"#),
+        ("listeners/edge", LISTENER),
+        ("routes/a", r#"{"match": "/a", "to": "x"}"#),
+    ]);
+    stage.put("policies/p", &oidc.replace("https://10.0.0.9", "http://127.0.0.1:9"));
+    stage.put("listeners/edge", GUARDED);
+    assert_eq!(
+        stage.status("listeners/edge").reason,
+        None,
+        "{:?}",
+        stage.status("policies/p").reason
+    );
+    let (_, configuration) = withheld(&stage).unwrap();
+    assert_eq!(
+        slot(&configuration.typed_per_filter_config, "chancery.edge"),
+        [("oidc".to_owned(), true)]
+    );
+    assert!(!configuration.typed_per_filter_config.contains_key("chancery.oidc"));
+}
+
+#[test]
+fn a_policy_for_all_targets_of_a_split_stands_on_the_route() {
+    let stage = edge(&[
+        ("clusters/y", "{}"),
+        ("listeners/edge", LISTENER),
+        (
+            "routes/a",
+            r#"{"match": "/a", "to": [{"cluster": "x", "weight": 1}, {"cluster": "y", "weight": 1}],
+                "policies": [{"csrf": {}}]}"#,
+        ),
+    ]);
+    assert_eq!(filters_of(&stage, "routes/a"), ["csrf"]);
+    let configuration = configuration(&stage);
+    let action = routes(&configuration)[0].action.clone();
+    let Some(route::Action::Route(action)) = action else {
+        panic!("{action:?}")
+    };
+    assert!(!format!("{action:?}").contains("chancery"));
+}
+
+#[test]
+fn policies_of_too_many_bytes_reject_the_newest_document() {
+    let mut stage = Stage::empty();
+    stage.world.compiled = Compiled::new(compile::Options {
+        bounds: Bounds {
+            policy_bytes: 4000,
+            ..Bounds::default()
+        },
+        ..compile::Options::default()
+    });
+    let ranges: Vec<String> = (0..40).map(|number| format!("\"10.{}.0.0/16\"", 2 * number)).collect();
+    stage.put(
+        "policies/p",
+        &format!(r#"{{"ip_access": {{"allow": [{}]}}}}"#, ranges.join(",")),
+    );
+    stage.put("listeners/edge", LISTENER);
+    let with = |path: &str| format!(r#"{{"match": "{path}", "to": "x", "policies": ["p"]}}"#);
+    let mut accepted = 0;
+    while stage.state(&format!("routes/{accepted}")) != Some(State::Rejected) {
+        accepted += 1;
+        stage.put(&format!("routes/{accepted}"), &with(&format!("/{accepted}")));
+        assert!(accepted < 20);
+    }
+    assert!(accepted > 2, "{accepted}");
+    let reason = stage.status(&format!("routes/{accepted}")).reason.clone().unwrap();
+    assert!(
+        reason.contains("bytes of policies in the routes of listeners/edge"),
+        "{reason}"
+    );
+
+    // A policy that grows is at fault itself.
+    let more: Vec<String> = (0..100).map(|number| format!("\"10.{}.0.0/16\"", 2 * number)).collect();
+    stage.put(
+        "policies/p",
+        &format!(r#"{{"ip_access": {{"allow": [{}]}}}}"#, more.join(",")),
+    );
+    assert_eq!(stage.state("policies/p"), Some(State::Rejected));
+}
+
 /// A change of a document; `None`: its deletion.
 fn changes() -> impl Strategy<Value = (&'static str, Option<String>)> {
     let list = (0..LISTS.len(), 0..CONTENTS.len()).prop_map(|(at, content)| {

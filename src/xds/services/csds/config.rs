@@ -22,7 +22,7 @@ use envoy_types::pb::google::protobuf::{Any, Timestamp};
 
 use crate::fleet::{ClientView, Nack, Subscribed, TypeView, Variant, warnings};
 use crate::resource::{Resource, ResourceType};
-use crate::snapshot::{GroupSnapshot, Snapshot};
+use crate::snapshot::{GroupSnapshot, RouteForm, Snapshot};
 
 /// The largest content of one client's status, in bytes. Further resources are shown without content.
 const CONTENT_MAX: usize = 16 * 1024 * 1024;
@@ -61,12 +61,15 @@ struct Writer<'a> {
 
 impl Writer<'_> {
     fn write_type(&mut self, resource_type: ResourceType, of_type: &TypeView) {
-        let withheld =
-            resource_type == ResourceType::Secret && self.view.warnings.contains(&warnings::SECRETS_WITHHELD);
-        let set = self.group.filter(|_| !withheld).map(|group| match self.view.variant {
-            Variant::Sotw => group.set_without_vhds(resource_type),
-            Variant::Delta => group.set(resource_type),
-        });
+        let withheld = self.view.warnings.contains(&warnings::SECRETS_WITHHELD);
+        let form = RouteForm {
+            vhds: self.view.variant == Variant::Delta,
+            secrets: !withheld,
+        };
+        let group = self
+            .group
+            .filter(|_| !withheld || resource_type != ResourceType::Secret);
+        let set = group.map(|group| group.set_in(form, resource_type));
         match &of_type.subscribed {
             Subscribed::Wildcard => {
                 let wildcard = set
