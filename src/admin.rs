@@ -42,6 +42,7 @@ mod author;
 mod browser;
 mod change;
 mod clients;
+pub mod confirm;
 mod diff;
 mod documents;
 mod earlier;
@@ -89,6 +90,7 @@ POST   /api/v1/release                   release held changes: {\"keys\": [KEY]}
 GET    /api/v1/revisions                 changes of documents, newest first; ?before=R&key=KEY&actor=A&since=TIME&limit=50
 GET    /api/v1/revisions/R               one change, with both texts of each document
 POST   /api/v1/revisions/R/undo          take a change back: {\"through\": R, \"only\": [KEY], \"message\": TEXT}; ?force=true
+POST   /api/v1/revisions/R/confirm       keep a change that was written with confirm_within
 POST   /api/v1/revisions/R/restore       make all documents what they were at R: {\"secrets\": true, \"message\": TEXT}
 POST   /api/v1/freezes                   freeze documents: {\"key\": KEY or PREFIX*, \"for\": \"30m\", \"why\": TEXT}
 GET    /api/v1/freezes                   the freezes
@@ -150,6 +152,8 @@ pub struct Admin {
     pub journal: Journal,
     /// Compiles earlier revisions.
     pub earlier: Earlier,
+    /// The changes that wait for a confirmation.
+    pub confirms: confirm::Waiting,
 }
 
 impl Admin {
@@ -175,6 +179,7 @@ impl Admin {
             .route("/api/v1/revisions", get(revisions::all))
             .route("/api/v1/revisions/{revision}", get(revisions::one))
             .route("/api/v1/revisions/{revision}/undo", post(undo::undo))
+            .route("/api/v1/revisions/{revision}/confirm", post(confirm::confirm))
             .route("/api/v1/revisions/{revision}/restore", post(undo::restore))
             .route("/api/v1/explain", post(explain::explain))
             .route("/api/v1/snapshot", get(snapshots::overview))

@@ -3,6 +3,7 @@
 //! ```text
 //!  reconcile   backend events → world → snapshot store      (the one writer)
 //!  xds         snapshot store → streams, fleet               (drains)
+//!  confirm     journal → writes that nobody has confirmed are undone
 //!  admin       reads world, snapshot store, fleet; writes documents through the backend
 //!  journal     what reconcile has planned → entries in the store, admin
 //!  replica     fleet → a summary in the store; those of other replicas → admin
@@ -208,6 +209,7 @@ impl App {
             metrics,
             journal: journal.clone(),
             earlier: admin::Earlier::default(),
+            confirms: admin::confirm::Waiting::default(),
         };
 
         Ok(Self {
@@ -267,6 +269,8 @@ impl App {
         stages.spawn("quarantine", infallible(self.quarantine.run(token.clone())));
         stages.spawn("replica", infallible(self.replica.run(token.clone())));
         stages.spawn_draining("xds", self.xds.run(self.snapshots, self.fleet, draining, token.clone()));
+        let confirm = admin::confirm::run(self.admin.clone(), token.clone());
+        stages.spawn("confirm", infallible(confirm));
         let admin = admin::serve(self.admin_listener, self.admin, token.clone());
         // A sixth of the grace is left after the cancellation. Half of it may go to requests that are open.
         stages.spawn("admin", cut_short(admin, token.clone(), self.config.grace / 12));

@@ -22,6 +22,7 @@ mod folder;
 mod freeze;
 mod get;
 mod history;
+mod plan;
 mod ps;
 mod remote;
 mod schema;
@@ -72,9 +73,10 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Some((history::HISTORY, matches)) => history::run(matches),
         Some((history::DIFF, matches)) => history::diff(matches),
         Some((name @ (undo::UNDO | undo::RESTORE), matches)) => undo::run(name, matches),
+        Some((plan::CONFIRM, matches)) => plan::confirm(matches),
         Some((wait::NAME, matches)) => wait::run(matches),
         Some((name @ (freeze::FREEZE | freeze::FREEZES | freeze::UNFREEZE), matches)) => freeze::run(name, matches),
-        Some((name @ (apply::APPLY | apply::IMPORT), matches)) => apply::run(name, matches),
+        Some((name @ (apply::APPLY | apply::PLAN | apply::IMPORT), matches)) => apply::run(name, matches),
         Some((folder::EXPORT, matches)) => folder::run(matches),
         Some((bootstrap::NAME, matches)) => bootstrap::run(matches),
         Some((name @ (complete::COMPLETION | complete::MAN), matches)) => complete::run(name, matches),
@@ -107,6 +109,7 @@ fn command() -> Command {
         .subcommand(xds::command())
         .subcommands(write::commands())
         .subcommands(apply::commands())
+        .subcommand(plan::confirm_command())
         .subcommand(folder::command())
         .subcommand(check::command())
         .subcommand(convert::command())

@@ -11,6 +11,7 @@
 //! | [`tracker`] | pure: the texts of the store, and the changes that have no entry yet |
 //! | `feed` | from the loop to the stage, without a wait |
 //! | [`intent`] | what a write says of itself, in the same transaction |
+//! | [`confirm`] | pure: the record of a change that is undone unless it is confirmed |
 //! | [`run`] | the stage: reads what was missed, writes entries under a lease |
 //!
 //! Promises:
@@ -30,6 +31,7 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 
 pub mod book;
+pub mod confirm;
 pub mod entry;
 mod feed;
 pub mod index;
@@ -81,6 +83,8 @@ struct Inner {
     /// The entries that are being written: the keys of their writes go in the same transaction, before `shown` has them.
     coming: Mutex<Vec<Arc<Entry>>>,
     trouble: Mutex<Option<String>>,
+    /// Changes when this replica has written a [`confirm::Record`].
+    confirms: watch::Sender<()>,
 }
 
 /// A revision that the journal cannot show.
@@ -157,6 +161,7 @@ impl Journal {
             is_writer: AtomicBool::new(false),
             coming: Mutex::default(),
             trouble: Mutex::default(),
+            confirms: watch::Sender::new(()),
         }))
     }
 
@@ -206,6 +211,12 @@ impl Journal {
     #[must_use]
     pub fn trouble(&self) -> Option<String> {
         self.0.trouble.lock().clone()
+    }
+
+    /// Changes when this replica has written a [`confirm::Record`].
+    #[must_use]
+    pub fn confirms(&self) -> watch::Receiver<()> {
+        self.0.confirms.subscribe()
     }
 
     /// The change that a request made.

@@ -10,6 +10,7 @@ use serde_json::value::RawValue;
 
 use super::author::check_message;
 use super::change::{Author, Change, Condition, Edit, Options, Text, Written, carry_out, dry_run};
+use super::confirm::parse_within;
 use super::entry::key_of;
 use super::json::Json;
 use super::problem::{Code, Problem};
@@ -30,6 +31,7 @@ struct Body<'a> {
     documents: Vec<Document<'a>>,
     message: Option<String>,
     if_base: Option<i64>,
+    confirm_within: Option<String>,
     #[serde(default)]
     in_parts: bool,
 }
@@ -112,6 +114,8 @@ fn change(admin: &Admin, body: Body<'_>, force: bool, author: Author) -> Result<
             force,
             if_base: body.if_base,
             in_parts: body.in_parts,
+            confirm_within: body.confirm_within.as_deref().map(parse_within).transpose()?,
+            ..Options::default()
         },
     })
 }

@@ -8,6 +8,7 @@ use percent_encoding::percent_decode;
 use super::change::Author;
 use super::problem::{Code, Problem};
 use super::{Admin, RequestId};
+use crate::journal::intent::Via;
 
 /// The header with the reason of a write, percent-encoded.
 const MESSAGE: HeaderName = HeaderName::from_static("x-chancery-message");
@@ -25,6 +26,8 @@ impl FromRequestParts<Admin> for Author {
             request_id: id.map(|id| id.text.to_string()).unwrap_or_default(),
             is_repeatable: id.is_some_and(|id| id.is_chosen),
             undoes: None,
+            of: None,
+            via: Via::Api,
         })
     }
 }

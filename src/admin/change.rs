@@ -106,6 +106,9 @@ pub(super) struct Author {
     pub(super) is_repeatable: bool,
     /// The revision that the change takes back.
     pub(super) undoes: Option<i64>,
+    /// Of a change by the server: the subject whose change it takes back.
+    pub(super) of: Option<String>,
+    pub(super) via: Via,
 }
 
 /// How a change is judged.
@@ -117,6 +120,10 @@ pub(super) struct Options {
     pub(super) if_base: Option<i64>,
     /// A change that one transaction cannot hold is written in several.
     pub(super) in_parts: bool,
+    /// The change is undone after this time, unless it is confirmed.
+    pub(super) confirm_within: Option<Duration>,
+    /// The end of the record of a change that nobody has confirmed, in the transaction of its undo.
+    pub(super) record: Option<backend::Write>,
 }
 
 /// What a change has done.
@@ -151,6 +158,7 @@ pub(super) async fn carry_out(admin: &Admin, change: &Change) -> Result<Written,
         refuse_frozen(admin, documents).await?;
     }
     let targets = targets(admin, change)?;
+    refuse_unconfirmable(change, &targets)?;
     match parts::split(admin, change, &targets)? {
         None => write_all(admin, change, &targets, None).await,
         Some(parts) => parts::write(admin, change, targets, parts).await,
@@ -164,6 +172,7 @@ pub(super) async fn carry_out(admin: &Admin, change: &Change) -> Result<Written,
 pub(super) async fn dry_run(admin: &Admin, change: &Change) -> Result<plan::Answer, Problem> {
     refuse_twice(&change.edits)?;
     let targets = targets(admin, change)?;
+    refuse_unconfirmable(change, &targets)?;
     parts::split(admin, change, &targets)?;
     let attempt = Attempt::new(admin, change, &targets, None);
     let compared = attempt.compare(&targets).await?;
@@ -224,6 +233,20 @@ fn refuse_twice(edits: &[Edit]) -> Result<(), Problem> {
             Err(Problem::new(Code::InvalidRequest, detail).of_key(&edit.full_key))
         }
         None => Ok(()),
+    }
+}
+
+/// Registrations have no entry in the journal, so nothing could undo their change.
+fn refuse_unconfirmable(change: &Change, targets: &[Target<'_>]) -> Result<(), Problem> {
+    match targets.iter().find(|target| target.root.is_registrations()) {
+        Some(target) if change.options.confirm_within.is_some() => {
+            let detail = format!(
+                "confirm_within: found the registration {}, which is never undone",
+                target.edit.key
+            );
+            Err(Problem::new(Code::InvalidRequest, detail).of_key(&target.edit.full_key))
+        }
+        _ => Ok(()),
     }
 }
 
@@ -519,9 +542,14 @@ impl<'a> Attempt<'a> {
             format: FORMAT,
             actor: author.actor.clone(),
             message: author.message.clone(),
-            via: Via::Api,
+            via: author.via,
+            of: author.of.clone(),
             undoes: author.undoes,
-            confirm_within: None,
+            confirm_within: self
+                .change
+                .options
+                .confirm_within
+                .and_then(|within| u64::try_from(within.as_millis()).ok()),
             documents: documents.collect(),
             part: self.part.cloned(),
         };
@@ -552,7 +580,7 @@ impl<'a> Attempt<'a> {
         compared: &[Compared<'_>],
     ) -> Result<Outcome, Problem> {
         let (admin, begun) = (self.admin, Instant::now());
-        let writes: Vec<_> = compared
+        let mut writes: Vec<_> = compared
             .iter()
             .filter(|compared| compared.action != Action::Unchanged)
             .map(|compared| backend::Write {
@@ -564,6 +592,8 @@ impl<'a> Attempt<'a> {
                 },
             })
             .collect();
+        let record = self.change.options.record.as_ref();
+        writes.extend(record.cloned());
         // The marker of so many documents has a transaction of its own: the next write asks the store for it.
         let is_claimed = writes.len() + 2 > admin.max_txn_ops;
 
@@ -585,6 +615,10 @@ impl<'a> Attempt<'a> {
                     admin.pending.add(root, revision, changes);
                 }
                 Ok(Outcome::At(revision))
+            }
+            Err(WriteError::Conflict { key, .. }) if record.is_some_and(|record| record.key == key) => {
+                let detail = "the change was confirmed, or is undone already";
+                Err(Problem::new(Code::ChangedSince, detail))
             }
             Err(WriteError::Conflict { .. }) => Ok(Outcome::Changed),
             Err(WriteError::Moved(_)) => Ok(Outcome::Behind),

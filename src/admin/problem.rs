@@ -318,6 +318,11 @@ impl Problem {
         [self].into_iter().chain(&self.others)
     }
 
+    /// Whether the same request may succeed later.
+    pub(super) fn is_retryable(&self) -> bool {
+        self.code.retryable()
+    }
+
     /// Whether the problem is about the document of this full key.
     pub(super) fn is_of(&self, full_key: &str) -> bool {
         self.key.as_deref() == Some(full_key)

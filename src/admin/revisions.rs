@@ -39,6 +39,9 @@ struct Revision<'a> {
     message: Option<&'a str>,
     request_id: Option<&'a str>,
     documents: Vec<Document<'a>>,
+    /// Of a change by the server: whose change it takes back.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    of: Option<&'a str>,
     undoes: Option<i64>,
     undone_by: Vec<i64>,
     gap: Option<Gap>,
@@ -264,6 +267,7 @@ fn revision<'a>(
         message: entry.message.as_deref(),
         request_id: entry.request_id.as_deref(),
         documents: entry.documents.iter().map(document).collect(),
+        of: entry.of.as_deref(),
         undoes: entry.undoes,
         undone_by: book.undone_by(entry.revision),
         gap: entry.gap,

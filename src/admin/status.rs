@@ -118,6 +118,13 @@ fn attention(admin: &Admin, rollout: &Rollout) -> Vec<Attention> {
         });
     }
 
+    found.extend(admin.confirms.attention().map(|(reason, until)| Attention {
+        kind: "confirm",
+        key: None,
+        reason,
+        since: Some(until),
+    }));
+
     let world = admin.world.load();
     let now = SystemTime::now();
     let mut documents = Vec::new();

@@ -15,6 +15,7 @@ use super::Admin;
 use super::apply::answer;
 use super::author::check_message;
 use super::change::{Author, Change, Condition, Edit, Options, Text, Written, carry_out, dry_run};
+use super::confirm::parse_within;
 use super::json::Json;
 use super::problem::{Code, Problem};
 use super::query::{Pairs, parse_flag, reject_unknown_params};
@@ -36,6 +37,7 @@ struct Undo {
     only: Vec<String>,
     message: Option<String>,
     in_parts: bool,
+    confirm_within: Option<String>,
 }
 
 /// The body of a restore.
@@ -46,6 +48,7 @@ struct Restore {
     secrets: bool,
     message: Option<String>,
     in_parts: bool,
+    confirm_within: Option<String>,
 }
 
 pub(super) async fn undo(
@@ -99,15 +102,16 @@ pub(super) async fn undo(
     let change = Put {
         texts,
         message: body.message,
-        is_dry_run: parse_flag(&query, "dry_run")?,
         undoes: Some(first),
         options: Options {
             force,
             in_parts: body.in_parts,
+            confirm_within: body.confirm_within.as_deref().map(parse_within).transpose()?,
             ..Options::default()
         },
     };
-    change.write(&admin, &world, &shown, author).await
+    let change = change.into_change(&admin, &world, &shown, author).await?;
+    answer_to(&admin, change, parse_flag(&query, "dry_run")?).await
 }
 
 pub(super) async fn restore(
@@ -136,26 +140,27 @@ pub(super) async fn restore(
     let change = Put {
         texts: texts.collect(),
         message: body.message,
-        is_dry_run: parse_flag(&query, "dry_run")?,
         undoes: None,
         options: Options {
             force,
             in_parts: body.in_parts,
+            confirm_within: body.confirm_within.as_deref().map(parse_within).transpose()?,
             ..Options::default()
         },
     };
-    change.write(&admin, &world, &shown, author).await
+    let change = change.into_change(&admin, &world, &shown, author).await?;
+    answer_to(&admin, change, parse_flag(&query, "dry_run")?).await
 }
 
 /// The journal as it is now, which holds a revision.
-async fn shown_with(admin: &Admin, revision: i64) -> Result<Arc<Shown>, Problem> {
+pub(super) async fn shown_with(admin: &Admin, revision: i64) -> Result<Arc<Shown>, Problem> {
     shown_at(admin, revision).await?;
     let shown = shown_now(admin).await;
     shown.check(revision)?;
     Ok(shown)
 }
 
-fn read<T: for<'a> Deserialize<'a> + Default>(
+pub(super) fn read<T: for<'a> Deserialize<'a> + Default>(
     headers: &HeaderMap,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<T, Problem> {
@@ -180,17 +185,22 @@ fn full_key_of(world: &World, word: &str) -> String {
 }
 
 /// Texts that are put back.
-struct Put {
-    texts: Vec<PutBack>,
-    message: Option<String>,
-    /// Answer the plan, and write nothing.
-    is_dry_run: bool,
-    undoes: Option<i64>,
-    options: Options,
+pub(super) struct Put {
+    pub(super) texts: Vec<PutBack>,
+    pub(super) message: Option<String>,
+    pub(super) undoes: Option<i64>,
+    pub(super) options: Options,
 }
 
 impl Put {
-    async fn write(self, admin: &Admin, world: &World, shown: &Shown, author: Author) -> Result<Response, Problem> {
+    /// The change that puts the texts back.
+    pub(super) async fn into_change(
+        self,
+        admin: &Admin,
+        world: &World,
+        shown: &Shown,
+        author: Author,
+    ) -> Result<Change, Problem> {
         let message = self.message.map(|text| check_message("message", text)).transpose()?;
         let mut edits = Vec::with_capacity(self.texts.len());
         for (full_key, text) in self.texts {
@@ -213,10 +223,7 @@ impl Put {
                 condition,
             });
         }
-        if edits.is_empty() && !self.is_dry_run {
-            return Ok(Json(answer(admin, &Written::default())).into_response());
-        }
-        let change = Change {
+        Ok(Change {
             edits,
             author: Author {
                 message: message.or(author.message),
@@ -224,13 +231,20 @@ impl Put {
                 ..author
             },
             options: self.options,
-        };
-        if self.is_dry_run {
-            return Ok(Json(dry_run(admin, &change).await?).into_response());
-        }
-        let written = carry_out(admin, &change).await?;
-        Ok(Json(answer(admin, &written)).into_response())
+        })
     }
+}
+
+/// The plan of a change, or what it has done.
+async fn answer_to(admin: &Admin, change: Change, is_dry_run: bool) -> Result<Response, Problem> {
+    if is_dry_run {
+        return Ok(Json(dry_run(admin, &change).await?).into_response());
+    }
+    let written = match change.edits.is_empty() {
+        true => Written::default(),
+        false => carry_out(admin, &change).await?,
+    };
+    Ok(Json(answer(admin, &written)).into_response())
 }
 
 /// The document is as the journal knows it: nobody has changed it since.

@@ -7,6 +7,7 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 
 use super::change::{Author, Change, Condition, Edit, Options, Text, Written, WrittenDocument, carry_out};
+use super::confirm::within_of;
 use super::documents::kind_and_name;
 use super::entry::{Entry as Shown, key_of};
 use super::json::Json;
@@ -27,7 +28,7 @@ pub(super) async fn put(
     author: Author,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, Problem> {
-    reject_unknown_params(&query, &["force"])?;
+    reject_unknown_params(&query, &["force", "confirm_within"])?;
     let key = writable(key_of_path(path)?)?;
     let full_key = full_key_of(&admin, &key);
     let text = body.map_err(|rejection| Problem::from(rejection).of_key(&full_key))?;
@@ -49,7 +50,7 @@ pub(super) async fn delete(
     headers: HeaderMap,
     author: Author,
 ) -> Result<Response, Problem> {
-    reject_unknown_params(&query, &["force"])?;
+    reject_unknown_params(&query, &["force", "confirm_within"])?;
     let key = writable(key_of_path(path)?)?;
     let full_key = full_key_of(&admin, &key);
     let change = change_of_one(key.clone(), full_key.clone(), Text::Gone, &query, &headers, author)?;
@@ -79,6 +80,7 @@ fn change_of_one(
         author,
         options: Options {
             force: parse_flag(query, "force")?,
+            confirm_within: within_of(query)?,
             ..Options::default()
         },
     })

@@ -18,9 +18,14 @@ use crate::client::{Call, Problem};
 use crate::document::key::Layout;
 
 pub(super) const APPLY: &str = "apply";
+/// `apply --dry-run`.
+pub(super) const PLAN: &str = "plan";
 pub(super) const IMPORT: &str = "import";
 
-pub(super) fn commands() -> [Command; 2] {
+/// The query of a plan.
+const DRY_RUN: &str = "?dry_run=true";
+
+pub(super) fn commands() -> [Command; 3] {
     [
         Command::new(APPLY)
             .about("Write the documents of files in one change")
@@ -28,24 +33,31 @@ pub(super) fn commands() -> [Command; 2] {
                 "Examples:\n  chancery apply ./gateway -m 'release 77'\n  chancery apply routes/orders.yaml clusters/orders.json\n  chancery apply - < change.json",
             )
             .arg(files::paths().required(false).help("Folders or files of documents; - reads stdin"))
-            .arg(
-                Arg::new("file")
-                    .short('f')
-                    .value_name("PATH")
-                    .action(ArgAction::Append)
-                    .value_parser(value_parser!(PathBuf))
-                    .help("The same as PATH"),
-            )
-            .arg(
-                Arg::new("if-base")
-                    .long("if-base")
-                    .value_name("R")
-                    .value_parser(value_parser!(i64).range(1..))
-                    .help("Write nothing if a document has changed since this revision"),
-            )
+            .arg(file())
+            .arg(if_base())
             .arg(in_parts())
+            .arg(
+                Arg::new("dry-run")
+                    .long("dry-run")
+                    .action(ArgAction::SetTrue)
+                    .help("Write nothing, and show the plan"),
+            )
+            .arg(
+                Arg::new("confirm")
+                    .long("confirm")
+                    .value_name("TIME")
+                    .help("Undo the change after this time, such as 5m, unless `chancery confirm` comes before"),
+            )
             .arg(force("Write though a test of another document fails, or a cluster that is deleted is in use"))
             .arg(message())
+            .args(arguments()),
+        Command::new(PLAN)
+            .about("Show what the documents of files would do; nothing is written")
+            .after_help("Examples:\n  chancery plan ./gateway\n  chancery plan routes/orders.yaml -o json")
+            .arg(files::paths().required(false).help("Folders or files of documents; - reads stdin"))
+            .arg(file())
+            .arg(if_base())
+            .arg(in_parts())
             .args(arguments()),
         Command::new(IMPORT)
             .about("Write the documents of a folder that `chancery export` made")
@@ -62,6 +74,23 @@ pub(super) fn commands() -> [Command; 2] {
     ]
 }
 
+fn file() -> Arg {
+    Arg::new("file")
+        .short('f')
+        .value_name("PATH")
+        .action(ArgAction::Append)
+        .value_parser(value_parser!(PathBuf))
+        .help("The same as PATH")
+}
+
+fn if_base() -> Arg {
+    Arg::new("if-base")
+        .long("if-base")
+        .value_name("R")
+        .value_parser(value_parser!(i64).range(1..))
+        .help("Write nothing if a document has changed since this revision")
+}
+
 fn in_parts() -> Arg {
     Arg::new("in-parts")
         .long("in-parts")
@@ -72,8 +101,8 @@ fn in_parts() -> Arg {
 pub(super) fn run(name: &str, matches: &ArgMatches) -> ExitCode {
     run_remote(matches, |session| async move {
         let mut paths: Vec<&PathBuf> = matches.get_many("path").into_iter().flatten().collect();
-        let is_apply = name == APPLY;
-        if is_apply {
+        let is_import = name == IMPORT;
+        if !is_import {
             paths.extend(matches.get_many::<PathBuf>("file").into_iter().flatten());
         }
         if paths.is_empty() {
@@ -81,19 +110,32 @@ pub(super) fn run(name: &str, matches: &ArgMatches) -> ExitCode {
                 "found no PATH, expected files or folders of documents, or -".to_owned(),
             ));
         }
-        let flag = |name: &str| is_apply && matches.get_flag(name);
-        let mut body = json!({ "in_parts": !is_apply || flag("in-parts") });
+        let flag = |name: &str| {
+            matches
+                .try_get_one::<bool>(name)
+                .ok()
+                .flatten()
+                .is_some_and(|flag| *flag)
+        };
+        let mut body = json!({ "in_parts": is_import || flag("in-parts") });
         if let Some(revision) = matches.try_get_one::<i64>("if-base").ok().flatten() {
             body["if_base"] = json!(revision);
         }
-        if let Some(message) = matches.get_one::<String>("message") {
-            body["message"] = json!(message);
+        for (name, field) in [("message", "message"), ("confirm", "confirm_within")] {
+            if let Some(word) = matches.try_get_one::<String>(name).ok().flatten() {
+                body[field] = json!(word);
+            }
         }
-        apply(&session, &paths, body, flag("force")).await
+        let query = match (name == PLAN || flag("dry-run"), flag("force")) {
+            (true, _) => DRY_RUN,
+            (false, true) => "?force=true",
+            (false, false) => "",
+        };
+        apply(&session, &paths, body, query).await
     })
 }
 
-async fn apply(session: &Session, paths: &[&PathBuf], mut body: Value, force: bool) -> Result<(), Failure> {
+async fn apply(session: &Session, paths: &[&PathBuf], mut body: Value, query: &str) -> Result<(), Failure> {
     let layout = Layout::default();
     let files = Files::read(&layout, paths).map_err(|error| Failure::failed(format!("{error:#}")))?;
     if let Some(problem) = files.problems().first() {
@@ -111,10 +153,19 @@ async fn apply(session: &Session, paths: &[&PathBuf], mut body: Value, force: bo
         return Err(Failure::failed("found no document in these paths"));
     }
     body["documents"] = Value::Array(documents);
-    let query = if force { "?force=true" } else { "" };
     let answer = session.call(Call::post(format!("/api/v1/apply{query}"), &body)).await;
     match answer {
-        Ok(answer) => session.show(&shown(answer.body)),
+        Ok(answer) if query == DRY_RUN => super::plan::show(session, answer.body),
+        Ok(answer) => {
+            let revision = answer.body["revision"].as_i64();
+            session.show(&shown(answer.body))?;
+            if let (Some(revision), Some(within)) = (revision, body["confirm_within"].as_str()) {
+                super::hint(format!(
+                    "chancery confirm {revision}, or {revision} is undone after {within}"
+                ));
+            }
+            Ok(())
+        }
         Err(Failure::Refused(problem)) => Err(Failure::Refused(Box::new(with_places(*problem, &files)))),
         Err(failure) => Err(failure),
     }

@@ -1,6 +1,6 @@
 //! `chancery undo` and `chancery restore`: put back earlier texts as a new change.
 //!
-//! Both show what they put back, and ask first. Without a terminal they need `--yes`, and then a revision: the newest
+//! Both show their plan, and ask first. Without a terminal they need `--yes`, and then a revision: the newest
 //! change may be that of somebody else.
 
 use std::io::{BufRead as _, IsTerminal as _};
@@ -10,6 +10,7 @@ use clap::{Arg, ArgAction, ArgMatches, Command};
 use serde_json::{Value, json};
 
 use super::history::{author, documents, newest, range};
+use super::plan;
 use super::remote::{Failure, Session, Shown, arguments, run as run_remote};
 use super::write::{force, message};
 use crate::client::Call;
@@ -24,6 +25,12 @@ pub(super) fn commands() -> [Command; 2] {
             .action(ArgAction::SetTrue)
             .help("Do not ask; needs R")
     };
+    let dry_run = || {
+        Arg::new("dry-run")
+            .long("dry-run")
+            .action(ArgAction::SetTrue)
+            .help("Write nothing, and show the plan")
+    };
     [
         Command::new(UNDO)
             .about("Put back the texts before a change, as a new change")
@@ -37,6 +44,7 @@ pub(super) fn commands() -> [Command; 2] {
                     .help("Only this document of the change"),
             )
             .arg(force("Put back texts that were changed again since"))
+            .arg(dry_run())
             .arg(yes())
             .arg(message()),
         Command::new(RESTORE)
@@ -51,6 +59,7 @@ pub(super) fn commands() -> [Command; 2] {
             )
             .arg(Arg::new("secrets").long("secrets").action(ArgAction::SetTrue).help("Secrets, too"))
             .arg(Arg::new("in-parts").long("in-parts").action(ArgAction::SetTrue).help("Write a change that is larger than a transaction in several"))
+            .arg(dry_run())
             .arg(yes())
             .arg(message()),
     ]
@@ -83,44 +92,79 @@ async fn undo(session: &Session, matches: &ArgMatches) -> Result<(), Failure> {
     let change = session.get(format!("/api/v1/revisions/{first}")).await?.body;
     let first = change["revision"].as_i64().unwrap_or(first);
     let only: Vec<&String> = matches.get_many("only").into_iter().flatten().collect();
-    let what = match (last, only.as_slice()) {
-        (Some(last), _) => format!("Takes back the changes {first} to {last}."),
-        (None, []) => format!("Takes back {first}, by {}:  {}", author(&change), documents(&change)),
-        (None, only) => {
-            let only: Vec<&str> = only.iter().map(|key| key.as_str()).collect();
-            format!("Takes back {first}, by {}, for  {}", author(&change), only.join(" "))
-        }
-    };
-    confirmed(matches, &what)?;
     let body = json!({
         "through": last,
         "only": only,
         "message": matches.get_one::<String>("message"),
     });
-    let query = if matches.get_flag("force") { "?force=true" } else { "" };
-    let path = format!("/api/v1/revisions/{first}/undo{query}");
-    written(session, session.call(Call::post(path, &body)).await?.body)
+    let is_forced = matches.get_flag("force");
+    let asked = Asked {
+        path: format!("/api/v1/revisions/{first}/undo"),
+        body,
+        is_forced,
+        since: if is_forced { "" } else { " Nobody changed it since." },
+    };
+    let what = match last {
+        Some(last) => format!("Undoes {first} to {last}"),
+        None => format!("Undoes {first}, by {}", author(&change)),
+    };
+    asked.put_back(session, matches, &what).await
 }
 
 async fn restore(session: &Session, matches: &ArgMatches) -> Result<(), Failure> {
     may_ask(matches)?;
     let revision = matches.get_one::<i64>("revision").copied().unwrap_or_default();
-    confirmed(
-        matches,
-        &format!("Makes all documents what they were at revision {revision}."),
-    )?;
     let body = json!({
         "secrets": matches.get_flag("secrets"),
         "in_parts": matches.get_flag("in-parts"),
         "message": matches.get_one::<String>("message"),
     });
-    let path = format!("/api/v1/revisions/{revision}/restore");
-    written(session, session.call(Call::post(path, &body)).await?.body)
+    let asked = Asked {
+        path: format!("/api/v1/revisions/{revision}/restore"),
+        body,
+        is_forced: false,
+        since: "",
+    };
+    let what = format!("Makes all documents what they were at revision {revision}");
+    asked.put_back(session, matches, &what).await
+}
+
+/// A request that puts texts back.
+struct Asked {
+    path: String,
+    body: Value,
+    is_forced: bool,
+    /// What the answer of the plan says of later changes.
+    since: &'static str,
+}
+
+impl Asked {
+    /// Show the plan and ask, then write.
+    async fn put_back(&self, session: &Session, matches: &ArgMatches, what: &str) -> Result<(), Failure> {
+        let flags: Vec<&str> = self.is_forced.then_some("force=true").into_iter().collect();
+        let call = |flags: &[&str]| Call::post(format!("{}?{}", self.path, flags.join("&")), &self.body);
+        if matches.get_flag("dry-run") || !matches.get_flag("yes") {
+            let plan = session
+                .call(call(&[&flags[..], &["dry_run=true"]].concat()))
+                .await?
+                .body;
+            if matches.get_flag("dry-run") || (plan["ok"] != true && !self.is_forced) {
+                return plan::show(session, plan);
+            }
+            ask(&format!(
+                "{what}. Puts back, as a new revision:  {}\n{}{}",
+                documents(&plan),
+                plan::sentence(&plan),
+                self.since
+            ))?;
+        }
+        written(session, session.call(call(&flags)).await?.body)
+    }
 }
 
 /// A question needs somebody who answers.
 fn may_ask(matches: &ArgMatches) -> Result<(), Failure> {
-    match matches.get_flag("yes") || std::io::stdin().is_terminal() {
+    match matches.get_flag("yes") || matches.get_flag("dry-run") || std::io::stdin().is_terminal() {
         true => Ok(()),
         false => Err(Failure::Usage(
             "stdin is no terminal, so nobody can answer the question; expected --yes".to_owned(),
@@ -128,11 +172,9 @@ fn may_ask(matches: &ArgMatches) -> Result<(), Failure> {
     }
 }
 
-fn confirmed(matches: &ArgMatches, what: &str) -> Result<(), Failure> {
-    if matches.get_flag("yes") {
-        return Ok(());
-    }
-    super::to_stderr(format_args!("{}\nGo on? [y/N]", crate::telemetry::escaped(what)));
+fn ask(what: &str) -> Result<(), Failure> {
+    let lines: Vec<String> = what.lines().map(crate::telemetry::escaped).collect();
+    super::to_stderr(format_args!("{}\nGo on? [y/N]", lines.join("\n")));
     let mut answer = String::new();
     let read = std::io::stdin().lock().read_line(&mut answer);
     match read.is_ok() && matches!(answer.trim(), "y" | "Y" | "yes") {

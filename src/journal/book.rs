@@ -361,6 +361,7 @@ mod tests {
             actor: None,
             message: None,
             request_id: None,
+            of: None,
             undoes: (revision == 4).then_some(2),
             gap: None,
             documents: changed.collect(),

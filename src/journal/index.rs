@@ -275,6 +275,7 @@ mod tests {
             actor: None,
             message: None,
             request_id: Some(format!("request {revision}")),
+            of: None,
             undoes: None,
             gap: None,
             documents: (0..documents).map(changed).collect(),

@@ -23,6 +23,9 @@ pub struct Intent {
     pub message: Option<String>,
     /// How the write came.
     pub via: Via,
+    /// Of a write by the server: the subject whose change it takes back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub of: Option<String>,
     /// The revision that the write undoes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub undoes: Option<i64>,
@@ -85,6 +88,7 @@ mod tests {
             actor: Some("alice".to_owned()),
             message: None,
             via: Via::Api,
+            of: None,
             undoes: None,
             confirm_within: Some(300_000),
             documents: [("/gateway/routes/a".to_owned(), Action::Added)].into(),

@@ -20,6 +20,7 @@ use tracing::{Instrument, debug, info, info_span, warn};
 use xxhash_rust::xxh3::Xxh3;
 
 use super::book::Base;
+use super::confirm::{self, Record};
 use super::entry::{Changed, Entry, FORMAT, Gap, TextRef, Why, millis};
 use super::feed::{Item, Seen};
 use super::index::{BaseDocument, Index, entry_key, keys_of_base, keys_of_entry};
@@ -715,6 +716,7 @@ impl Stage {
         let mut operations = Vec::new();
         let mut kept: HashSet<Arc<str>> = HashSet::new();
         let mut coming = Vec::new();
+        let mut has_records = false;
         for step in steps {
             if step.gap == Some(Why::Restored) {
                 operations.extend(self.drop_after(step.revision)?);
@@ -746,6 +748,7 @@ impl Stage {
                 actor: intent.as_ref().and_then(|intent| intent.actor.clone()),
                 message: intent.as_ref().and_then(|intent| intent.message.clone()),
                 request_id: request_id.map(str::to_owned),
+                of: intent.as_ref().and_then(|intent| intent.of.clone()),
                 undoes: intent.as_ref().and_then(|intent| intent.undoes),
                 gap: step.gap.map(|why| Gap {
                     from: step.from,
@@ -759,6 +762,11 @@ impl Stage {
             } else {
                 Expect::Absent
             };
+            if let Some(within) = intent.and_then(|intent| intent.confirm_within) {
+                // In front of the entry: a change that has one has its record.
+                operations.push(self.put_record(&entry, within)?);
+                has_records = true;
+            }
             let mut keys = keys_of_entry(&entry)?;
             coming.push(Arc::new(entry));
             let own = keys.pop();
@@ -782,7 +790,28 @@ impl Stage {
         });
         operations.extend(stale.collect::<Vec<_>>());
         *self.inner().coming.lock() = coming;
-        self.commit(operations).await
+        let written = self.commit(operations).await;
+        if has_records {
+            self.inner().confirms.send_replace(());
+        }
+        written
+    }
+
+    /// The record of a change that is undone unless it is confirmed.
+    fn put_record(&self, entry: &Entry, within: u64) -> Result<Write, Failed> {
+        let record = Record {
+            format: confirm::FORMAT,
+            revision: entry.revision,
+            actor: entry.actor.clone(),
+            within,
+            until: entry.at.saturating_add(within),
+            not_undone: None,
+        };
+        Ok(Write {
+            key: self.journal.state_key(&Record::key(entry.revision)).into(),
+            value: Some(serde_json::to_vec(&record)?.into()),
+            expect: Expect::Any,
+        })
     }
 
     /// The entries of the history before a restore that the restored one does not have.

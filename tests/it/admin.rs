@@ -114,6 +114,7 @@ impl Server {
             metrics: Arc::default(),
             journal: journal(&store),
             earlier: admin::Earlier::default(),
+            confirms: admin::confirm::Waiting::default(),
         };
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();

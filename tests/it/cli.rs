@@ -431,6 +431,8 @@ async fn a_change_is_told_taken_back_waited_for_and_frozen_by_verbs() {
     assert!(code == Some(2) && reason.contains("expected --yes"), "{reason}");
     let (code, _, reason) = on(&server, &["undo", "--yes"]).await;
     assert!(code == Some(2) && reason.contains("without R"), "{reason}");
+    let planned = done(&server, &["undo", wrong, "--dry-run"]).await;
+    assert!(planned.contains("Risk: ") && planned.contains("changed"), "{planned}");
     let undone = done(&server, &["undo", wrong, "--yes", "-m", "back"]).await;
     assert!(undone.contains("~ routes/orders"), "{undone}");
     let back = done(&server, &["get", "routes/orders", "-o", "json"]).await;

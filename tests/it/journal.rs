@@ -358,6 +358,7 @@ async fn the_author_of_a_write_comes_with_it() {
         actor: Some("alice".to_owned()),
         message: Some("orders to v2".to_owned()),
         via: Via::Api,
+        of: None,
         undoes: None,
         confirm_within: None,
         documents: BTreeMap::new(),
@@ -719,6 +720,95 @@ async fn a_change_is_undone(api: &Api) -> i64 {
     restored["revision"].as_i64().unwrap()
 }
 
+/// The same over a directory and over etcd.
+async fn an_unconfirmed_change_is_undone(api: &Api) {
+    let confirming = async |documents: serde_json::Value| {
+        let body = json!({ "documents": documents, "confirm_within": "1s" });
+        let (status, answer) = api.post("/api/v1/apply", body).await;
+        assert_eq!(status, 200, "{answer}");
+        answer["revision"].as_i64().unwrap()
+    };
+    let confirm = async |revision: i64| {
+        let path = format!("/api/v1/revisions/{revision}/confirm");
+        let (status, answer) = api.post(&path, json!({})).await;
+        (status, answer["code"].clone())
+    };
+    let attention = || async {
+        let status = api.get("/api/v1/status").await;
+        let items = status["attention"].as_array().cloned().unwrap_or_default();
+        let of_confirm = items.into_iter().filter(|item| item["kind"] == "confirm");
+        let reason = of_confirm.map(|item| item["reason"].as_str().unwrap().to_owned());
+        reason.collect::<Vec<_>>()
+    };
+    api.apply(json!([route(0, "a")])).await;
+    let kept = confirming(json!([route(0, "b")])).await;
+    assert_eq!(confirm(kept).await.0, 200);
+    assert_eq!(confirm(kept).await, (404, json!("not_found")));
+
+    let lost = confirming(json!([route(0, "c"), route(1, "c")])).await;
+    eventually(LIMIT, || async { attention().await.len() }, 1).await;
+    eventually(LIMIT, || async { api.value("routes/r1").await }, None).await;
+    assert_eq!(api.value("routes/r0").await.unwrap()["match"], "/b/0");
+    let undo = || async { api.get(&format!("/api/v1/revisions/{lost}")).await["undone_by"][0].as_i64() };
+    eventually(LIMIT, || async { undo().await.is_some() }, true).await;
+    let undo = undo().await.unwrap();
+    let undo = api.get(&format!("/api/v1/revisions/{undo}")).await;
+    assert_eq!(
+        (&undo["via"], &undo["undoes"]),
+        (&json!("timer"), &json!(lost)),
+        "{undo}"
+    );
+    assert_eq!(confirm(lost).await, (409, json!("changed_since")));
+
+    let altered = confirming(json!([route(0, "d")])).await;
+    api.apply(json!([route(0, "e")])).await;
+    let is_told = || async { attention().await.iter().any(|reason| reason.contains("is not undone")) };
+    eventually(LIMIT, is_told, true).await;
+    assert_eq!(api.value("routes/r0").await.unwrap()["match"], "/e/0");
+    assert_eq!(confirm(altered).await.0, 200);
+    eventually(LIMIT, || async { attention().await.len() }, 0).await;
+
+    let registration = json!([{ "kind": "services", "name": "x/a", "value": "10.0.0.1:80" }]);
+    let body = json!({ "documents": registration, "confirm_within": "1s" });
+    let (status, problem) = api.post("/api/v1/apply", body).await;
+    assert_eq!(
+        (status, &problem["code"]),
+        (400, &json!("invalid_request")),
+        "{problem}"
+    );
+}
+
+#[tokio::test]
+async fn an_unconfirmed_change_in_a_directory_is_undone() {
+    an_unconfirmed_change_is_undone(&Api::of_folder().await).await;
+}
+
+#[tokio::test]
+async fn an_unconfirmed_change_is_undone_though_its_server_was_killed() {
+    let etcd = Etcd::start().await;
+    let mut api = Api::of_etcd(&etcd).await;
+    an_unconfirmed_change_is_undone(&api).await;
+
+    let document = json!([route(5, "killed")]);
+    let (status, answer) = api
+        .post(
+            "/api/v1/apply",
+            json!({ "documents": document, "confirm_within": "2s" }),
+        )
+        .await;
+    assert_eq!(status, 200, "{answer}");
+    api.server.kill();
+    end_leases(&etcd).await;
+    api.server.restart().await;
+    api.server.ready().await;
+    eventually(LIMIT, || async { api.value("routes/r5").await }, None).await;
+    let newest = || async {
+        let newest = api.get("/api/v1/revisions?limit=1").await["revisions"][0].clone();
+        (newest["via"].clone(), newest["undoes"].clone())
+    };
+    eventually(LIMIT, newest, (json!("timer"), answer["revision"].clone())).await;
+}
+
 #[tokio::test]
 async fn a_change_in_a_directory_is_undone() {
     let mut api = Api::of_folder().await;
@@ -788,12 +878,12 @@ async fn changes_of_many_documents_are_undone() {
     let etcd = Etcd::start().await;
     let api = Api::of_etcd(&etcd).await;
     // Others stay: no guard takes the undo for an accident.
-    let others: Vec<_> = (0..320).map(|number| route(10_000 + number, "others")).collect();
+    let others: Vec<_> = (0..1100).map(|number| route(10_000 + number, "others")).collect();
     let (status, _) = api
         .post("/api/v1/apply", json!({ "documents": others, "in_parts": true }))
         .await;
     assert_eq!(status, 200);
-    for (count, parts) in [(126, 1), (300, 3)] {
+    for (count, parts) in [(127, 1), (128, 2), (1000, 8)] {
         let documents: Vec<_> = (0..count).map(|number| route(1000 * count + number, "many")).collect();
         let body = json!({ "documents": documents, "in_parts": parts > 1 });
         let (status, written) = api.post("/api/v1/apply", body).await;
@@ -807,8 +897,8 @@ async fn changes_of_many_documents_are_undone() {
         }
         let (status, undone) = api.undo(first, json!({ "through": last, "in_parts": true })).await;
         assert_eq!(status, 200, "{undone}");
-        let routes = api.get("/api/v1/documents?kind=routes").await;
-        assert_eq!(routes["documents"].as_array().unwrap().len(), 320);
+        let routes = api.get("/api/v1/documents?kind=routes&limit=2000").await;
+        assert_eq!(routes["documents"].as_array().unwrap().len(), 1100);
     }
 }
 

@@ -26,16 +26,24 @@ pub(super) struct Parts {
 /// # Errors
 /// The change is too large, and its author did not ask for parts.
 pub(super) fn split(admin: &Admin, change: &Change, targets: &[Target<'_>]) -> Result<Option<Parts>, Problem> {
-    let most = admin.max_txn_ops.saturating_sub(1).max(1);
+    // The undo of an unconfirmed change deletes the record of the change, too.
+    let has_record = change.options.confirm_within.is_some() || change.options.record.is_some();
+    let most = admin.max_txn_ops.saturating_sub(1 + usize::from(has_record)).max(1);
     let bytes = targets.iter().map(bytes_of).sum::<usize>();
     if targets.len() <= most && bytes <= MOST_BYTES {
         return Ok(None);
     }
+    if change.options.confirm_within.is_some() && change.options.in_parts {
+        let detail =
+            "confirm_within: a change in several transactions cannot be undone as one; expected a smaller change";
+        return Err(Problem::new(Code::InvalidRequest, detail));
+    }
     if !change.options.in_parts {
         let detail = format!(
-            "the change has {} documents and {bytes} bytes, expected at most {most} documents (--max-txn-ops less one) and \
+            "the change has {} documents and {bytes} bytes, expected at most {most} documents (--max-txn-ops less {}) and \
              {MOST_BYTES} bytes; \"in_parts\": true writes it in several transactions",
-            targets.len()
+            targets.len(),
+            admin.max_txn_ops - most
         );
         return Err(Problem::new(Code::TooLarge, detail));
     }
