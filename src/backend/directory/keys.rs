@@ -1,8 +1,8 @@
 //! Keys below the state prefix, as files in the state directory.
 //!
-//! The folder of documents holds what people write; what the server notes about it (who wrote, what waits for a
-//! confirmation) lies here. A file is named by a hash of its key, below a folder named by the first segment of the key.
-//! Its first line is JSON ([`Head`]), the rest is the value. Blocks.
+//! The folder of documents holds the documents alone. Entries of the journal, freezes, and authors of writes under way lie
+//! here. A file is named by a hash of its key, below a folder named by the first segment of the key. Its first line is
+//! JSON ([`Head`]), the rest is the value. A damaged file is left out with a warning, and costs no other. Blocks.
 
 use std::fs;
 use std::io;
@@ -11,7 +11,8 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::{Deserialize, Serialize};
-use xxhash_rust::xxh3::xxh3_128;
+use tracing::warn;
+use xxhash_rust::xxh3::{xxh3_64, xxh3_128};
 
 use super::write::Step;
 use crate::backend::Entry;
@@ -32,6 +33,14 @@ struct Head {
     key: String,
     /// The revision of the folder when the value was written.
     revision: i64,
+    /// Checksum of the value. Older versions wrote none.
+    sum: Option<u32>,
+}
+
+/// A checksum against damage of the disk.
+fn checksum(value: &[u8]) -> u32 {
+    let [a, b, c, d, ..] = xxh3_64(value).to_le_bytes();
+    u32::from_le_bytes([a, b, c, d])
 }
 
 impl Keys {
@@ -84,6 +93,7 @@ impl Keys {
         let head = Head {
             key: String::from_utf8_lossy(key).into_owned(),
             revision,
+            sum: Some(checksum(value)),
         };
         let mut content = serde_json::to_vec(&head).unwrap_or_default();
         content.push(b'\n');
@@ -102,7 +112,7 @@ impl Keys {
         self.folder_of(key).join(format!("{:032x}", xxh3_128(key)))
     }
 
-    /// The entry of a file; `None` if there is no file, or another key's.
+    /// The entry of a file; `None` if there is no file, another key's, or a damaged one.
     fn read(&self, path: &Path) -> Result<Option<Entry>, String> {
         let content = match fs::read(path) {
             Ok(content) => Bytes::from(content),
@@ -110,11 +120,15 @@ impl Keys {
             Err(error) => return Err(unreadable(path, &error)),
         };
         let end = content.iter().position(|byte| *byte == b'\n').unwrap_or(content.len());
-        let head: Head = serde_json::from_slice(&content[..end])
-            .map_err(|error| format!("{} has no readable first line: {error}", path.display()))?;
+        let value = content.slice((end + 1).min(content.len())..);
+        let head = serde_json::from_slice::<Head>(&content[..end]).ok();
+        let Some(head) = head.filter(|head| head.sum.is_none_or(|sum| sum == checksum(&value))) else {
+            warn!(path = %path.display(), "File in the state directory is damaged and left out");
+            return Ok(None);
+        };
         Ok(self.has(head.key.as_bytes()).then(|| Entry {
             key: head.key.into(),
-            value: content.slice((end + 1).min(content.len())..),
+            value,
             create_revision: 0,
             mod_revision: head.revision,
             leased: false,
@@ -143,6 +157,8 @@ fn unreadable(path: &Path, error: &io::Error) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
     use super::*;
     use crate::backend::directory::write::carry_out;
 
@@ -171,7 +187,42 @@ mod tests {
         assert_eq!(listed(b"/chancery/").len(), 3);
         let entry = keys.get(b"/chancery/writes/b/../c").unwrap().unwrap();
         assert_eq!((&entry.value[..], entry.mod_revision), (&b"two\nlines"[..], 7));
+        assert_eq!(mode_of(&keys.folder), 0o700);
+        assert_eq!(mode_of(&keys.path_of(b"/chancery/writes/a")), 0o600);
         carry_out(vec![keys.step(b"/chancery/writes/a", None, 8)]).unwrap();
         assert_eq!(keys.get(b"/chancery/writes/a").unwrap(), None);
+    }
+
+    fn mode_of(path: &Path) -> u32 {
+        fs::metadata(path).unwrap().permissions().mode() & 0o777
+    }
+
+    #[test]
+    fn a_damaged_file_costs_no_other() {
+        let folder = tempfile::tempdir().unwrap();
+        let keys = Keys::new(folder.path(), "/chancery/".to_owned());
+        let names = [
+            &b"/chancery/journal/1"[..],
+            b"/chancery/journal/2",
+            b"/chancery/journal/3",
+        ];
+        let put = |key: &&[u8]| keys.step(key, Some(&Bytes::from("a value")), 7);
+        carry_out(names.iter().map(put).collect()).unwrap();
+        let damage = |key: &[u8], from: &str, to: &str| {
+            let path = keys.path_of(key);
+            let content = fs::read_to_string(&path).unwrap();
+            assert!(content.contains(from), "{content}");
+            fs::write(path, content.replace(from, to)).unwrap();
+        };
+        damage(names[0], "a value", "a valve");
+        damage(names[1], "{", "");
+        let listed = keys.list(b"/chancery/journal/").unwrap();
+        assert_eq!(listed.len(), 1, "{listed:?}");
+        assert_eq!(listed[0].key, names[2]);
+        assert_eq!(keys.get(names[0]).unwrap(), None);
+
+        // A file of an older version has no checksum.
+        damage(names[2], "\"sum\"", "\"unknown\"");
+        assert!(keys.get(names[2]).unwrap().is_some());
     }
 }

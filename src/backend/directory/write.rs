@@ -4,9 +4,9 @@
 //! So most failures (a full disk, a missing permission) come before any change. A lock on the folder lets one process
 //! write at a time. Blocks.
 
-use std::fs::{self, File, Permissions, TryLockError};
+use std::fs::{self, DirBuilder, File, Permissions, TryLockError};
 use std::io::{self, Write as _};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Once;
 use std::time::Duration;
@@ -121,9 +121,17 @@ fn stage_file(path: PathBuf, content: &[u8], mode: u32) -> Result<Staged, WriteE
     }
 }
 
+/// The mode of a new folder: whoever may read the file in it may enter.
+const fn folder_mode(file_mode: u32) -> u32 {
+    file_mode | ((file_mode & 0o444) >> 2)
+}
+
 fn write_beside(path: &Path, content: &[u8], mode: u32) -> io::Result<NamedTempFile> {
     let folder = folder_of(path);
-    fs::create_dir_all(folder)?;
+    DirBuilder::new()
+        .recursive(true)
+        .mode(folder_mode(mode))
+        .create(folder)?;
     // A dot file: no scan takes it for a document.
     let mut file = tempfile::Builder::new()
         .prefix(".chancery-")
