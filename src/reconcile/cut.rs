@@ -82,6 +82,10 @@ impl<S: Ord + Clone> Cut<S> {
             state: Watch::Live,
             is_asked: false,
         };
+        // A list has all changes before its revision at once, so a plan up to an earlier revision would be without them.
+        if let Some(target) = &mut self.target {
+            target.revision = target.revision.max(revision);
+        }
         let away = self.sources.iter_mut().filter(|(_, reach)| reach.state == Watch::Away);
         let retried = away.map(|(source, reach)| {
             reach.state = Watch::Retried;
@@ -134,6 +138,12 @@ impl<S: Ord + Clone> Cut<S> {
             source.clone()
         });
         Answer::Wait(sources.collect())
+    }
+
+    /// Sources whose changes may be missing: they cannot be read, or have not been listed since.
+    pub fn unread(&self) -> impl Iterator<Item = &S> {
+        let unread = self.sources.iter().filter(|(_, reach)| reach.state != Watch::Live);
+        unread.map(|(source, _)| source)
     }
 
     /// When the wait for sources that do not answer is over; `None` while nothing waits for them.
@@ -201,6 +211,9 @@ mod tests {
         cut.on_reached(&Root::Documents, 6);
         cut.on_failed(&Root::Registrations);
         assert_eq!(cut.ask(Some(6), now), Answer::UpTo(6));
+        assert!(cut.unread().eq([&Root::Registrations]), "it has not come as far");
+        cut.on_listed(&Root::Registrations, 6);
+        assert_eq!(cut.unread().count(), 0);
     }
 
     #[test]
@@ -222,6 +235,19 @@ mod tests {
             "its attempt is awaited"
         );
         cut.on_listed(&Root::Registrations, 9);
+        assert_eq!(cut.ask(Some(9), now), Answer::UpTo(9));
+    }
+
+    #[test]
+    fn a_list_that_comes_during_the_wait_is_part_of_the_plan() {
+        let (mut cut, now) = (both_listed_at(5), now());
+        cut.on_failed(&Root::Documents);
+        cut.on_failed(&Root::Registrations);
+        cut.on_listed(&Root::Registrations, 8);
+        assert_eq!(cut.ask(Some(8), now), Answer::Wait(Vec::new()));
+        cut.on_listed(&Root::Documents, 9);
+        assert_eq!(cut.ask(Some(9), now), Answer::Wait(vec![Root::Registrations]));
+        cut.on_reached(&Root::Registrations, 9);
         assert_eq!(cut.ask(Some(9), now), Answer::UpTo(9));
     }
 

@@ -63,7 +63,12 @@ pub enum Input {
     Unfollowed(Root),
     /// Every change and every record up to this revision was among the inputs: roots without a change have reached it,
     /// too.
-    Reached(i64),
+    Reached {
+        /// The revision.
+        revision: i64,
+        /// Roots that cannot be read now, so their changes may be missing.
+        except: Vec<Root>,
+    },
     /// The content of the store was published for the first time.
     Published,
     /// Records of the shared memory, as they were read.
@@ -193,7 +198,7 @@ fn batching(layout: &Layout, input: &Input) -> Batching {
         | Input::Published
         | Input::ReadAgain(_)
         | Input::Unfollowed(_)
-        | Input::Reached(_)
+        | Input::Reached { .. }
         | Input::Tick => Batching::Any,
         Input::Saved { .. } => Batching::NoDeletions,
         Input::Remembered { .. }

@@ -172,8 +172,10 @@ pub struct Reconciler {
 struct Waiting {
     /// Each with its revision of the store; 0: the input has none.
     inputs: Vec<(i64, Input)>,
-    /// Inputs up to this revision may be planned: every root has reached it.
+    /// Inputs up to this revision may be planned: every source that can be read has reached it.
     whole_up_to: i64,
+    /// Sources that cannot be read, when the revision above was set.
+    unread: Vec<Followed>,
     /// Arrival of the first input.
     since: Option<Instant>,
     /// The trace of this change.
@@ -202,8 +204,17 @@ impl Waiting {
             (self.inputs, self.since) = (newer, since);
         }
         let mut inputs = in_order(whole);
-        if whole_up_to > 0 && whole_up_to < i64::MAX {
-            inputs.push(Input::Reached(whole_up_to));
+        let mut except = Vec::new();
+        let mut is_memory_read = true;
+        for source in std::mem::take(&mut self.unread) {
+            match source {
+                Followed::Root(root) => except.push(root),
+                Followed::Memory(_) => is_memory_read = false,
+            }
+        }
+        if is_memory_read && whole_up_to > 0 && whole_up_to < i64::MAX {
+            let revision = whole_up_to;
+            inputs.push(Input::Reached { revision, except });
         }
         (inputs, since, span)
     }
@@ -455,6 +466,7 @@ impl Reconciler {
         match self.cut.ask(newest.filter(|newest| *newest > 0), now) {
             Answer::UpTo(revision) => {
                 self.waiting.whole_up_to = revision;
+                self.waiting.unread = self.cut.unread().cloned().collect();
                 true
             }
             Answer::All => {
@@ -721,7 +733,8 @@ impl Reconciler {
         }
     }
 
-    /// The lists and changes of roots of documents among inputs, and the revision that every root has reached.
+    /// The lists and changes of roots of documents among inputs, and the revision that every one of these roots has
+    /// reached.
     fn events_of_documents(&self, inputs: &[Input]) -> (Vec<(Arc<str>, Event)>, Option<i64>) {
         let layout = &self.parts.world.options().layout;
         let events = inputs.iter().filter_map(|input| match input {
@@ -732,7 +745,7 @@ impl Reconciler {
             _ => None,
         });
         let whole = inputs.iter().rev().find_map(|input| match input {
-            Input::Reached(revision) => Some(*revision),
+            Input::Reached { revision, except } => except.iter().all(Root::is_registrations).then_some(*revision),
             _ => None,
         });
         (events.collect(), whole)

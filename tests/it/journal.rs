@@ -534,7 +534,7 @@ async fn a_server_that_is_killed_loses_no_change() {
         server.ready().await;
     }
     let texts = || async {
-        let revisions = server.get("/api/v1/revisions?key=/gateway/routes/r1").await;
+        let revisions = server.get("/api/v1/revisions?key=/gateway/routes/r2").await;
         let revisions = revisions["revisions"].as_array().cloned().unwrap_or_default();
         let mut actions: Vec<_> = revisions
             .iter()

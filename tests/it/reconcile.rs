@@ -533,6 +533,130 @@ async fn the_loop_ends_although_the_store_does_not_answer_a_write() {
         .expect("the write of the last good text holds up the end");
 }
 
+/// More than any queue of the loop takes. All of them are bad, and the store takes no record of their last good texts.
+#[tokio::test]
+async fn the_loop_goes_on_although_the_store_takes_no_record() {
+    const DOCUMENTS: usize = 3000;
+    let (store, folder) = (Memory::new(), tempfile::tempdir().unwrap());
+    let routes = |text: &str| -> Vec<(String, Option<String>)> {
+        let route = |number: usize| {
+            let key = format!("/gateway/routes/r{number}");
+            (key, Some(text.replace("NUMBER", &number.to_string())))
+        };
+        (0..DOCUMENTS).map(route).collect()
+    };
+    let transact = |texts: Vec<(String, Option<String>)>| {
+        store.transact(texts.iter().map(|(key, text)| (key.as_str(), text.clone())));
+    };
+    transact(routes(r#"{ "match": "/r/NUMBER", "to": "http://127.0.0.1:8080" }"#));
+    let replica = Replica::start_on(Arc::new(Frozen(store.clone())), folder.path());
+    replica.until("published", |snapshot| snapshot.generation > 0).await;
+
+    transact(routes(r#"{ "match": "/r/NUMBER", "too": "bad" }"#));
+    for port in 1..=3 {
+        let cluster = format!("http://127.0.0.1:{port}");
+        store.put("/gateway/routes/good", ROUTE.replace("http://127.0.0.1:8080", &cluster));
+        let is_there = |snapshot: &Snapshot| names(snapshot, ResourceType::Cluster).contains(&cluster);
+        replica.until("a change beside the bad documents", is_there).await;
+    }
+    let last = format!("r{}", DOCUMENTS - 1);
+    replica.until_state(&last, State::Rejected).await;
+    replica.stop().await;
+}
+
+/// A store whose watch of the documents can be broken. The other watches go on.
+struct Broken {
+    store: Memory,
+    is_broken: watch::Receiver<bool>,
+}
+
+#[async_trait]
+impl Backend for Broken {
+    fn name(&self) -> &'static str {
+        self.store.name()
+    }
+
+    fn is_shared(&self) -> bool {
+        true
+    }
+
+    async fn watch(&self, prefix: &str, control: WatchControl, events: mpsc::Sender<Event>, token: CancellationToken) {
+        if prefix != "/gateway/" {
+            return self.store.watch(prefix, control, events, token).await;
+        }
+        let (sender, mut received) = mpsc::channel(1);
+        let mut is_broken = self.is_broken.clone();
+        let pass = async {
+            loop {
+                let event = tokio::select! {
+                    Ok(()) = is_broken.changed() => Some(Event::Alive),
+                    event = received.recv() => event,
+                };
+                let event = match event {
+                    Some(_) if *is_broken.borrow() => Event::Failed {
+                        reason: "broken".to_owned(),
+                    },
+                    Some(event) => event,
+                    None => return,
+                };
+                if events.send(event).await.is_err() {
+                    return;
+                }
+            }
+        };
+        tokio::join!(self.store.watch(prefix, control, sender, token), pass);
+    }
+
+    async fn get(&self, key: &[u8]) -> Result<Option<Entry>, ReadError> {
+        self.store.get(key).await
+    }
+
+    async fn get_at(&self, key: &[u8], revision: i64) -> Result<Option<Entry>, ReadError> {
+        self.store.get_at(key, revision).await
+    }
+
+    async fn list(&self, prefix: &str) -> Result<(i64, Vec<Entry>), ReadError> {
+        self.store.list(prefix).await
+    }
+
+    async fn write_if(&self, writes: Vec<Write>, terms: Terms) -> Result<i64, WriteError> {
+        self.store.write_if(writes, terms).await
+    }
+
+    fn etag(&self, entry: &Entry) -> String {
+        self.store.etag(entry)
+    }
+}
+
+#[tokio::test]
+async fn a_root_that_cannot_be_read_stays_at_the_revision_that_it_has() {
+    let (store, folder) = (Memory::new(), tempfile::tempdir().unwrap());
+    let before = store.put("/gateway/clusters/x", "{}");
+    let (breaks, is_broken) = watch::channel(false);
+    let backend = Broken {
+        store: store.clone(),
+        is_broken,
+    };
+    let replica = Replica::start_on(Arc::new(backend), folder.path());
+    let revisions = |snapshot: &Snapshot| (snapshot.revisions["/gateway/"], snapshot.revisions["/services/"]);
+    let listed = replica.until("published", |snapshot| snapshot.generation > 0).await;
+    assert_eq!(revisions(&listed), (before, before));
+
+    breaks.send_replace(true);
+    store.put("/gateway/routes/a", ROUTE);
+    let registered = store.put_leased("/services/x/1", "127.0.0.1:9000");
+    let is_registered = |snapshot: &Snapshot| snapshot.revisions["/services/"] == registered;
+    let current = replica.until("the registration", is_registered).await;
+    assert_eq!(revisions(&current), (before, registered), "the route is missing");
+
+    breaks.send_replace(false);
+    store.relist(ListReason::Reconnect);
+    let is_whole = |snapshot: &Snapshot| snapshot.revisions["/gateway/"] == registered;
+    let current = replica.until("the route", is_whole).await;
+    assert!(names(&current, ResourceType::Cluster).contains(&"http://127.0.0.1:8080".to_owned()));
+    replica.stop().await;
+}
+
 #[tokio::test]
 async fn an_equal_list_wakes_no_stream() {
     let (store, folder) = (Memory::new(), tempfile::tempdir().unwrap());

@@ -110,7 +110,7 @@ impl Intake {
             Input::Event { root, event } => self.on_event(root, event),
             Input::Saved { entries, revision } => self.on_saved(entries, revision),
             Input::Published => self.on_published(),
-            Input::Reached(revision) => self.on_reached(revision),
+            Input::Reached { revision, except } => self.on_reached(revision, &except),
             Input::Unfollowed(root) => self.on_unfollowed(&root),
             Input::Remembered { folder, whole, records } => self.on_remembered(folder, whole, records),
             Input::Found { key, texts } => self.on_found(key, texts),
@@ -360,7 +360,7 @@ impl Intake {
 
     /// Each listed root has reached a revision, also without a change at it. A shared hold that names a later revision
     /// than the root's last change is heeded now.
-    fn on_reached(&mut self, revision: i64) {
+    fn on_reached(&mut self, revision: i64, except: &[Root]) {
         let world = &self.world;
         let is_foreign = |root: &Root| root.registry().is_some_and(|name| world.compiled.is_foreign(name));
         let listed = world
@@ -368,7 +368,7 @@ impl Intake {
             .iter()
             .filter(|(root, state)| state.origin == Origin::Store && !is_foreign(root));
         let behind: Vec<Root> = listed
-            .filter(|(_, state)| state.revision < revision)
+            .filter(|(root, state)| state.revision < revision && !except.contains(root))
             .map(|(root, _)| root.clone())
             .collect();
         for root in behind {

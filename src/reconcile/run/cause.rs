@@ -55,7 +55,7 @@ impl<'a> Reading<'a> {
                 }
                 Event::Problems { .. } | Event::Reached { .. } | Event::Alive | Event::Failed { .. } => {}
             },
-            Input::Unfollowed(_) | Input::Reached(_) | Input::Published | Input::ReadAgain(_) => {}
+            Input::Unfollowed(_) | Input::Reached { .. } | Input::Published | Input::ReadAgain(_) => {}
             // An earlier text begins or ends to serve.
             Input::Saved { .. }
             | Input::Remembered { .. }

@@ -504,7 +504,11 @@ impl Fleet {
                 }
             }
         }
-        inputs.extend(replica.revision().map(Input::Reached));
+        let whole = replica.revision().map(|revision| Input::Reached {
+            revision,
+            except: Vec::new(),
+        });
+        inputs.extend(whole);
         if replica.has_published {
             inputs.push(Input::Published);
         }
