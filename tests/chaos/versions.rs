@@ -1,13 +1,11 @@
 //! Replicas that stand at one revision have equal versions, at every moment.
 //!
-//! Every replica is asked for its snapshot ten times a second. Of two replicas, the newest revisions (of documents and of
-//! registrations) at which both were seen within the last second are compared: they differ there if the last versions
-//! that each had there differ. A hold that is released, or a document that proxies refused, takes effect through one
-//! replica; the others follow a record below the state prefix. So a difference must have ended after [`GRACE`], whatever
-//! the revision then. A replica that has gone on to later revisions is no longer seen at an older one: a difference lasts
-//! until the last moment at which both replicas were seen with it.
+//! Every replica is asked for its snapshot ten times a second. A replica shows the revisions of its roots, and these count
+//! records below the state prefix, too. So two replicas that show equal revisions (of documents and of registrations) have
+//! taken in equal documents and equal records, and a single difference of their versions is a finding. Answers of the last
+//! second are compared.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -18,8 +16,6 @@ use tokio::time::{Instant, sleep};
 
 use crate::findings::Findings;
 
-/// Longest difference at one revision, or over several. A record takes milliseconds on a machine that is not busy.
-const GRACE: Duration = Duration::from_secs(1);
 const LOOK: Duration = Duration::from_millis(100);
 /// A replica that does not answer within this is frozen.
 const PATIENCE: Duration = Duration::from_millis(700);
@@ -37,10 +33,9 @@ struct State {
     is_paused: bool,
     /// For each replica, the last versions seen at each of its revisions.
     seen: Vec<BTreeMap<Revisions, Seen>>,
-    differences: BTreeMap<(usize, usize), Difference>,
+    /// Two replicas, and the revisions at which they differ. Each is one finding.
+    differences: BTreeSet<(usize, usize, Revisions)>,
     compared: u64,
-    differed: u64,
-    longest: Duration,
 }
 
 /// The revision of each root, in the order of their prefixes: documents, then registrations.
@@ -49,12 +44,6 @@ type Revisions = Vec<i64>;
 struct Seen {
     versions: Value,
     at: Instant,
-}
-
-struct Difference {
-    since: Instant,
-    first_revisions: Revisions,
-    is_found: bool,
 }
 
 impl Versions {
@@ -95,8 +84,9 @@ impl Versions {
     pub(crate) fn summary(&self) -> String {
         let state = locked(&self.shared);
         format!(
-            "{} comparisons of two replicas at one revision, {} with a difference, the longest for {:?}",
-            state.compared, state.differed, state.longest
+            "{} comparisons of two replicas at equal revisions, {} revisions with a difference",
+            state.compared,
+            state.differences.len()
         )
     }
 }
@@ -122,40 +112,23 @@ impl State {
 
         for one in 0..self.seen.len() {
             for other in one + 1..self.seen.len() {
-                self.compare(one, other, now, findings);
+                self.compare(one, other, findings);
             }
         }
     }
 
-    fn compare(&mut self, one: usize, other: usize, now: Instant, findings: &Findings) {
-        let newest_first = self.seen[one].iter().rev();
-        let mut common = newest_first.filter_map(|(at, left)| Some((at, left, self.seen[other].get(at)?)));
-        let Some((revisions, left, right)) = common.next() else {
-            // Without a revision in common, nothing can be said.
-            self.differences.remove(&(one, other));
-            return;
-        };
-        self.compared += 1;
-        if left.versions == right.versions {
-            self.differences.remove(&(one, other));
-            return;
-        }
-
-        self.differed += 1;
-        let difference = self.differences.entry((one, other)).or_insert_with(|| Difference {
-            since: now,
-            first_revisions: revisions.clone(),
-            is_found: false,
-        });
-        let lasted = left.at.min(right.at).saturating_duration_since(difference.since);
-        self.longest = self.longest.max(lasted);
-        if lasted > GRACE && !difference.is_found {
-            difference.is_found = true;
-            let which = differing(&left.versions, &right.versions).join(", ");
-            findings.add(&format!(
-                "replicas {one} and {other} have differed since the revisions {:?}, for {lasted:?}; at {revisions:?} in {which}",
-                difference.first_revisions
-            ));
+    fn compare(&mut self, one: usize, other: usize, findings: &Findings) {
+        for (revisions, left) in &self.seen[one] {
+            let Some(right) = self.seen[other].get(revisions) else {
+                continue;
+            };
+            self.compared += 1;
+            if left.versions != right.versions && self.differences.insert((one, other, revisions.clone())) {
+                let which = differing(&left.versions, &right.versions).join(", ");
+                findings.add(&format!(
+                    "replicas {one} and {other} differ at the revisions {revisions:?} in {which}"
+                ));
+            }
         }
     }
 }
@@ -218,29 +191,34 @@ mod tests {
         ))
     }
 
-    /// Both replicas are asked until `until`; the answers depend on the number of the question.
-    async fn longest(until: Duration, answers: impl Fn(usize) -> [Option<(Revisions, Value)>; 2]) -> Duration {
+    /// The differences after these answers of two replicas, one a look.
+    async fn differences(answers: impl IntoIterator<Item = [Option<(Revisions, Value)>; 2]>) -> usize {
         let findings = Findings::new(1);
         let mut state = state();
-        for number in 0..until.as_millis() / LOOK.as_millis() {
-            state.on_answers(answers(usize::try_from(number).unwrap()).into(), &findings);
+        for answer in answers {
+            state.on_answers(answer.into(), &findings);
             tokio::time::advance(LOOK).await;
         }
-        state.longest
+        state.differences.len()
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_replica_that_goes_on_ends_a_difference() {
-        let answers = |number| match number {
-            0 => [answer(1, "a"), answer(1, "b")],
-            _ => [answer(2, "b"), answer(1, "b")],
-        };
-        assert_eq!(longest(Duration::from_secs(3), answers).await, Duration::ZERO);
+    async fn replicas_may_differ_at_different_revisions() {
+        let answers = [
+            [answer(1, "a"), answer(2, "b")],
+            [answer(2, "b"), answer(3, "c")],
+            [None, answer(4, "d")],
+        ];
+        assert_eq!(differences(answers).await, 0);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn replicas_that_stay_differ_as_long_as_they_stay() {
-        let longest = longest(Duration::from_secs(3), |_| [answer(1, "a"), answer(1, "b")]).await;
-        assert_eq!(longest, Duration::from_millis(2900));
+    async fn a_difference_at_one_revision_is_found_though_both_go_on() {
+        let answers = [
+            [answer(1, "a"), answer(2, "b")],
+            [answer(2, "other"), answer(3, "c")],
+            [answer(3, "c"), answer(3, "c")],
+        ];
+        assert_eq!(differences(answers).await, 1);
     }
 }
