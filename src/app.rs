@@ -41,12 +41,13 @@ use crate::document::secret::sealed::Keys;
 use crate::document::secret::{Files, Vault};
 use crate::fleet::replicas::Replicas;
 use crate::fleet::{self, Fleet, Variant};
-use crate::journal::{self, Journal, Seen};
+use crate::journal::{self, Journal, News, Seen, entry};
 use crate::reconcile::persist::disk::Disk;
 use crate::reconcile::run::{Observer, Parts, PlannedEvents, Reconciler};
 use crate::reconcile::world::{Options, World};
 use crate::resource::ResourceType;
 use crate::shutdown::{self, Stages};
+use crate::snapshot::steps;
 use crate::snapshot::store::Store;
 use crate::telemetry::metrics::Metrics;
 use crate::xds;
@@ -688,7 +689,13 @@ impl Observer for Counted {
         self.metrics.snapshot_skipped_equal.inc();
     }
 
-    fn planned(&self, PlannedEvents { events, whole, is_held }: PlannedEvents) {
+    fn planned(&self, planned: PlannedEvents) {
+        let PlannedEvents {
+            events,
+            whole,
+            is_held,
+            step,
+        } = planned;
         let seen = events.into_iter().filter_map(|(root, event)| match event {
             Event::Listed {
                 revision,
@@ -707,7 +714,34 @@ impl Observer for Counted {
             }),
             _ => None,
         });
-        self.journal.observe(seen.collect(), whole, is_held);
+        let effect = step.and_then(|step| Some((step.revisions.to_vec(), recorded(step.effect.as_deref()?))));
+        self.journal.observe(News {
+            seen: seen.collect(),
+            effect,
+            whole,
+            is_held,
+        });
+    }
+}
+
+/// The effect of a change as the journal keeps it.
+fn recorded(effect: &steps::Effect) -> entry::Effect {
+    let counts = |counts: &steps::Counts| entry::Counts {
+        added: counts.added,
+        changed: counts.changed,
+        removed: counts.removed,
+    };
+    let drain = |drain: &steps::Drain| entry::Drain {
+        listener: drain.listener.to_string(),
+        group: drain.group.to_string(),
+        why: if drain.is_removed { "removed" } else { "changed" }.to_owned(),
+    };
+    let most = entry::Effect::LIST_MAX;
+    let types = effect.types.iter();
+    entry::Effect {
+        types: types.map(|(of, of_type)| (of.to_string(), counts(of_type))).collect(),
+        groups: effect.groups.iter().take(most).map(ToString::to_string).collect(),
+        drains: effect.drains.iter().take(most).map(drain).collect(),
     }
 }
 

@@ -42,7 +42,7 @@ pub mod tracker;
 use book::{Book, Limits};
 use entry::{Entry, TextRef};
 use feed::Feed;
-pub use feed::Seen;
+pub use feed::{News, Seen};
 pub use intent::Intent;
 use tracker::Texts;
 
@@ -165,10 +165,9 @@ impl Journal {
         }))
     }
 
-    /// Take what the loop has planned. `whole`: every root has reached this revision. `is_held`: a guard holds a list, so a
-    /// list of another history does not count yet. Never waits.
-    pub fn observe(&self, seen: Vec<Seen>, whole: Option<i64>, is_held: bool) {
-        self.0.feed.push(seen, whole, is_held);
+    /// Take what the loop has planned. Never waits.
+    pub fn observe(&self, news: News) {
+        self.0.feed.push(news);
     }
 
     /// The entries and the newest texts, as this replica knows them.

@@ -14,9 +14,10 @@ use super::json::Json;
 use super::problem::{Code, Problem};
 use super::query::{Pairs, reject_unknown_params, values};
 use super::refused;
+use super::rollout;
 use crate::document::key::{DocumentKey, Root};
 use crate::journal::book::Book;
-use crate::journal::entry::{Changed, Entry, Gap, TextRef};
+use crate::journal::entry::{Changed, Effect, Entry, Gap, TextRef};
 use crate::journal::intent::{Action, Via};
 use crate::journal::{NotShown, Shown};
 use crate::reconcile::world::{Status, World};
@@ -42,6 +43,9 @@ struct Revision<'a> {
     /// Of a change by the server: whose change it takes back.
     #[serde(skip_serializing_if = "Option::is_none")]
     of: Option<&'a str>,
+    effect: Option<&'a Effect>,
+    /// Null: this server does not serve the change yet.
+    rollout: Option<rollout::Brief>,
     undoes: Option<i64>,
     undone_by: Vec<i64>,
     gap: Option<Gap>,
@@ -103,7 +107,9 @@ pub(super) async fn all(Shared(admin): Shared<Admin>, query: Pairs) -> Result<Re
     let next = found.next().and_then(|_| entries.last()).map(|last| last.revision);
     let nacked = refused::documents(&admin);
     let state = |status: &Status| refused::state(&nacked, status).as_str();
-    let revisions = entries.iter().map(|entry| revision(&world, &shown.book, entry, &state));
+    let revisions = entries
+        .iter()
+        .map(|entry| revision(&admin, &world, &shown.book, entry, &state));
     Ok(Json(Page {
         revisions: revisions.collect(),
         next,
@@ -124,7 +130,7 @@ pub(super) async fn one(
     let world = admin.world.load_full();
     let nacked = refused::documents(&admin);
     let state = |status: &Status| refused::state(&nacked, status).as_str();
-    let mut revision = revision(&world, &shown.book, entry, &state);
+    let mut revision = revision(&admin, &world, &shown.book, entry, &state);
     for (document, changed) in revision.documents.iter_mut().zip(&entry.documents) {
         let key = located(&world, &changed.key);
         document.texts = Some(Texts {
@@ -236,6 +242,7 @@ pub(super) fn located(world: &World, full_key: &str) -> DocumentKey {
 }
 
 fn revision<'a>(
+    admin: &Admin,
     world: &World,
     book: &Book,
     entry: &'a Entry,
@@ -268,6 +275,8 @@ fn revision<'a>(
         request_id: entry.request_id.as_deref(),
         documents: entry.documents.iter().map(document).collect(),
         of: entry.of.as_deref(),
+        effect: entry.effect.as_deref(),
+        rollout: admin.rollout(Some(entry.revision), None, 0).map(Into::into),
         undoes: entry.undoes,
         undone_by: book.undone_by(entry.revision),
         gap: entry.gap,

@@ -190,11 +190,39 @@ impl Admin {
     }
 }
 
+/// The rollout of a change in its entry of the journal.
+#[derive(Debug, Clone, Serialize)]
+pub(super) struct Brief {
+    state: RolloutState,
+    proxies: BriefProxies,
+    live_after_ms: Option<Latency>,
+}
+
+#[derive(Debug, Clone, Serialize)]
+struct BriefProxies {
+    total: usize,
+    live: usize,
+}
+
+impl From<Rollout> for Brief {
+    fn from(rollout: Rollout) -> Self {
+        Self {
+            state: rollout.state,
+            proxies: BriefProxies {
+                total: rollout.proxies.total,
+                live: rollout.proxies.live,
+            },
+            live_after_ms: rollout.live_after_ms,
+        }
+    }
+}
+
 impl Sources<'_> {
     fn rollout(self, asked: i64, group: Option<&str>, most: usize, now: SystemTime) -> Rollout {
         let steps = &self.snapshot.steps;
         let change = steps.change_at(asked).map(|(revision, step)| (revision, step.at));
-        let (revision, at) = change.unwrap_or((asked, self.snapshot.built_at));
+        let oldest = steps.oldest().map_or(self.snapshot.built_at, |step| step.at);
+        let (revision, at) = change.unwrap_or((asked, oldest));
         let mut others = self.replicas.others(now);
         others.retain(|replica| !replica.summary.stopped);
         let own = self.replicas.own();

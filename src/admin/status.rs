@@ -128,7 +128,7 @@ fn attention(admin: &Admin, rollout: &Rollout) -> Vec<Attention> {
     let world = admin.world.load();
     let now = SystemTime::now();
     let mut documents = Vec::new();
-    for status in world.documents().chain(world.problems()) {
+    for status in world.unsettled().chain(world.problems()) {
         let kind = match status.state {
             DocumentState::Held => Some("held"),
             DocumentState::Rejected | DocumentState::Refused => Some("rejected"),
@@ -141,19 +141,15 @@ fn attention(admin: &Admin, rollout: &Rollout) -> Vec<Attention> {
             since: Some(status.since),
         }));
     }
-    for status in world.secrets() {
-        let Some(validity) = status.validity else { continue };
-        let ends = validity.ends.and_then(|ends| u64::try_from(ends).ok());
-        let ends = ends.map(|ends| UNIX_EPOCH + Duration::from_secs(ends));
-        if ends.is_some_and(|ends| ends <= now + EXPIRING_WITHIN) {
-            let end = validity.expires_at().unwrap_or_default();
-            documents.push(Attention {
-                kind: "expiring",
-                key: Some(status.full_key.to_string()),
-                reason: format!("the certificate ends at {end}"),
-                since: None,
-            });
-        }
+    let soon = (now + EXPIRING_WITHIN).duration_since(UNIX_EPOCH).unwrap_or_default();
+    for status in world.ending_before(i64::try_from(soon.as_secs()).unwrap_or(i64::MAX)) {
+        let end = status.validity.and_then(|validity| validity.expires_at());
+        documents.push(Attention {
+            kind: "expiring",
+            key: Some(status.full_key.to_string()),
+            reason: format!("the certificate ends at {}", end.unwrap_or_default()),
+            since: None,
+        });
     }
     documents.sort_by_key(|item| (item.kind == "expiring", item.since));
     found.extend(documents);

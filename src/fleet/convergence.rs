@@ -141,7 +141,8 @@ impl Place {
         };
         let mut is_refused = false;
         for of_type in &self.types {
-            let Some(step) = self.missing(of_type, snapshot).filter(|step| step.first() <= revision) else {
+            let missing = self.missing(of_type, snapshot);
+            let Some(step) = missing.filter(|step| snapshot.steps.counts_for(step, revision)) else {
                 continue;
             };
             let owed_since = step.at.max(UNIX_EPOCH + Duration::from_secs(of_type.since));
@@ -760,7 +761,7 @@ impl Proxy {
         let refused = types.into_iter().filter_map(|(id, of_type)| {
             let nacked = of_type.nacked?;
             let missing = place.missing(&of_type, snapshot);
-            let missing = missing.filter(|step| step.first() <= revision)?;
+            let missing = missing.filter(|step| snapshot.steps.counts_for(step, revision))?;
             let (_, nacks) = streams.iter().find(|(stream, _)| *stream == id)?;
             let (nack, unresolved) = nacks.as_ref()?.upgrade()?.nack_of(of_type.resource_type)?;
             let mut steps = snapshot.steps.newest_first();

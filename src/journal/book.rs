@@ -77,11 +77,8 @@ pub type PutBack = (Arc<str>, Option<TextRef>);
 
 /// Bytes of an entry beside its texts: about those of its JSON.
 fn weight(entry: &Entry) -> u64 {
-    200 + entry
-        .documents
-        .iter()
-        .map(|changed| 200 + changed.key.len() as u64)
-        .sum::<u64>()
+    let documents = entry.documents.iter().map(|changed| 200 + changed.key.len() as u64);
+    200 + documents.sum::<u64>() + entry.effect.as_ref().map_or(0, |effect| effect.weight())
 }
 
 impl Book {
@@ -364,6 +361,7 @@ mod tests {
             of: None,
             undoes: (revision == 4).then_some(2),
             gap: None,
+            effect: None,
             documents: changed.collect(),
         })
     }

@@ -2,6 +2,7 @@
 //!
 //! An entry names texts ([`TextRef`]); the texts lie beside the entries, each once.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -41,8 +42,55 @@ pub struct Entry {
     /// The entry stands for several revisions that are not known one by one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gap: Option<Gap>,
+    /// The resources that the change altered; `None`: the writer of the entry did not compile the change by itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub effect: Option<Box<Effect>>,
     /// The documents, sorted by key.
     pub documents: Vec<Changed>,
+}
+
+/// The resources that a change altered. Changes that one plan took in have the same effect: that of all of them.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Effect {
+    /// By type. A name that several groups have counts once.
+    pub types: BTreeMap<String, Counts>,
+    /// The first [`Effect::LIST_MAX`] groups with an altered resource.
+    pub groups: Vec<String>,
+    /// The first [`Effect::LIST_MAX`] listeners whose connections end.
+    pub drains: Vec<Drain>,
+}
+
+impl Effect {
+    /// Longest list of an effect.
+    pub const LIST_MAX: usize = 100;
+
+    /// About the bytes of its JSON.
+    pub(super) fn weight(&self) -> u64 {
+        let items = self.types.len() + self.groups.len() + 2 * self.drains.len();
+        40 + 50 * items as u64
+    }
+}
+
+/// The numbers of altered resources of a type.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counts {
+    /// New ones.
+    pub added: usize,
+    /// With other content.
+    pub changed: usize,
+    /// Gone.
+    pub removed: usize,
+}
+
+/// A listener whose connections end.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Drain {
+    /// The listener.
+    pub listener: String,
+    /// The group.
+    pub group: String,
+    /// `changed` or `removed`.
+    pub why: String,
 }
 
 /// Revisions without entries of their own: all after `from`, up to `to`.

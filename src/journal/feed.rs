@@ -10,6 +10,7 @@ use std::time::SystemTime;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
+use super::entry::Effect;
 use crate::backend::{Change, Entry, ListReason};
 
 /// Most items of the queue.
@@ -58,9 +59,24 @@ impl Seen {
     }
 }
 
+/// What one plan of the loop tells the journal.
+#[derive(Debug, Default)]
+pub struct News {
+    /// The lists and the changes of roots of documents, in order.
+    pub seen: Vec<Seen>,
+    /// The revisions among them that altered a text, and the resources that all of them altered.
+    pub effect: Option<(Vec<i64>, Effect)>,
+    /// Every root has reached this revision.
+    pub whole: Option<i64>,
+    /// A guard holds a list, so a list of another history does not count yet.
+    pub is_held: bool,
+}
+
 /// An item of the queue.
 #[derive(Debug)]
 pub(super) enum Item {
+    /// The revisions of the next items that have this effect.
+    Effect(Vec<i64>, Effect),
     /// With the moment in which the loop saw it.
     Seen(Seen, SystemTime),
     /// Every root has reached this revision.
@@ -94,10 +110,19 @@ struct Queue {
 }
 
 impl Feed {
-    pub(super) fn push(&self, seen: Vec<Seen>, whole: Option<i64>, is_held: bool) {
+    pub(super) fn push(&self, news: News) {
+        let News {
+            seen,
+            effect,
+            whole,
+            is_held,
+        } = news;
         let at = SystemTime::now();
         let mut queue = self.queue.lock();
         queue.is_held = is_held;
+        queue
+            .items
+            .extend(effect.map(|(revisions, effect)| Item::Effect(revisions, effect)));
         for seen in seen {
             queue.bytes += seen.bytes();
             queue.items.push_back(Item::Seen(seen, at));

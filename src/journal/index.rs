@@ -278,6 +278,7 @@ mod tests {
             of: None,
             undoes: None,
             gap: None,
+            effect: None,
             documents: (0..documents).map(changed).collect(),
         }
     }

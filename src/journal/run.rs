@@ -21,7 +21,7 @@ use xxhash_rust::xxh3::Xxh3;
 
 use super::book::Base;
 use super::confirm::{self, Record};
-use super::entry::{Changed, Entry, FORMAT, Gap, TextRef, Why, millis};
+use super::entry::{Changed, Effect, Entry, FORMAT, Gap, TextRef, Why, millis};
 use super::feed::{Item, Seen};
 use super::index::{BaseDocument, Index, entry_key, keys_of_base, keys_of_entry};
 use super::intent::{self, Intent, Via};
@@ -45,6 +45,8 @@ const NOTE_WITHIN: Duration = Duration::from_millis(200);
 const RETRY: Duration = Duration::from_secs(1);
 /// Time between two looks at the bounds.
 const TRIM: Duration = Duration::from_secs(60);
+/// Most changes without an entry whose effects are kept.
+const EFFECTS: usize = 4096;
 /// Operations of one transaction, of the 128 that etcd takes.
 const OPERATIONS: usize = 100;
 /// Bytes of one transaction, of the 1.5 MiB that etcd takes.
@@ -73,6 +75,8 @@ pub struct Stage {
     /// The process stops: what waits is written at once.
     is_stopping: bool,
     tracker: Tracker,
+    /// The effects of changes that have no entry yet.
+    effects: BTreeMap<i64, Effect>,
     writer: Option<Writer>,
     /// The earliest next attempt to become the writer.
     look_at: Instant,
@@ -109,6 +113,7 @@ impl Stage {
             index_failure: None,
             is_stopping: false,
             tracker: Tracker::default(),
+            effects: BTreeMap::new(),
             writer: None,
             look_at: now,
             write_at: now,
@@ -246,6 +251,7 @@ impl Stage {
                 .is_some_and(|gap| gap.why == Why::Restored)
         };
         self.tracker.on_head(book.head(), is_restored);
+        self.effects = self.effects.split_off(&book.head().saturating_add(1));
     }
 
     async fn read_index(&mut self) -> Result<(), Failed> {
@@ -345,6 +351,13 @@ impl Stage {
     async fn take(&mut self, item: &Item) -> Result<(), Failed> {
         match item {
             Item::Whole(revision) => self.tracker.on_whole(*revision),
+            Item::Effect(revisions, effect) => {
+                let effects = revisions.iter().map(|revision| (*revision, effect.clone()));
+                self.effects.extend(effects);
+                while self.effects.len() > EFFECTS {
+                    self.effects.pop_first();
+                }
+            }
             Item::Lost(reason) => {
                 for root in self.inner().roots.clone() {
                     let (revision, entries) = self.inner().backend.list(&root).await?;
@@ -755,6 +768,12 @@ impl Stage {
                     to: step.revision,
                     why,
                 }),
+                effect: self
+                    .effects
+                    .get(&step.revision)
+                    .filter(|_| step.gap.is_none())
+                    .cloned()
+                    .map(Box::new),
                 documents,
             };
             let expect = if step.gap == Some(Why::Restored) {

@@ -33,7 +33,7 @@ use crate::backend::etcd::Etcd;
 use crate::backend::{Backend, Entry, Event, WatchControl};
 use crate::document::key::{DocumentKey, Root};
 use crate::resource::compile::Difference;
-use crate::snapshot::steps::Cause;
+use crate::snapshot::steps::{Cause, Step};
 use crate::snapshot::store::Store;
 use crate::snapshot::trace::Trace;
 use crate::snapshot::{Facts, GroupRules, Snapshot, Source};
@@ -122,6 +122,8 @@ pub struct PlannedEvents {
     pub whole: Option<i64>,
     /// A guard holds changes of a root of documents.
     pub is_held: bool,
+    /// The step that the plan made, if documents took part.
+    pub step: Option<Arc<Step>>,
 }
 
 /// The loop. `admin` takes its views before it runs.
@@ -717,8 +719,16 @@ impl Reconciler {
         match planned {
             Ok(planned) => {
                 let is_held = planned.world.holds_documents();
+                let before = self.built.steps.newest().cloned();
                 self.apply(planned, cause, now);
-                self.parts.observer.planned(PlannedEvents { events, whole, is_held });
+                let is_new = |step: &&Arc<Step>| !before.as_ref().is_some_and(|before| Arc::ptr_eq(before, step));
+                let step = self.built.steps.newest().filter(is_new).cloned();
+                self.parts.observer.planned(PlannedEvents {
+                    events,
+                    whole,
+                    is_held,
+                    step,
+                });
                 if self.may_publish(now.instant) {
                     self.unpublished
                         .get_or_insert_with(|| (since.unwrap_or(now.instant), span));

@@ -188,6 +188,10 @@ pub struct World {
     pub(super) options: Arc<Options>,
     pub(super) roots: OrdMap<Root, RootState>,
     pub(super) records: OrdMap<DocumentKey, Arc<Record>>,
+    /// The documents whose latest texts do not serve: rejected, held or refused.
+    unsettled: OrdSet<DocumentKey>,
+    /// The secrets that serve, by the end of their certificates in seconds since 1970.
+    ends: OrdSet<(i64, DocumentKey)>,
     /// What cannot be a document, by root.
     pub(super) problems: OrdMap<Root, Arc<[Status]>>,
     /// Instances that went lately, by cluster.
@@ -226,6 +230,8 @@ impl World {
             options: Arc::new(options),
             roots,
             records: OrdMap::new(),
+            unsettled: OrdSet::new(),
+            ends: OrdSet::new(),
             problems: OrdMap::new(),
             sources: OrdMap::new(),
             kept_deleted: OrdSet::new(),
@@ -263,9 +269,47 @@ impl World {
         secrets.map(|(_, record)| &record.status)
     }
 
+    /// The documents whose latest texts do not serve: rejected, held or refused. Sorted by key.
+    pub fn unsettled(&self) -> impl Iterator<Item = &Status> {
+        self.unsettled.iter().filter_map(|key| self.document(key))
+    }
+
     /// The documents that every proxy refuses, so that their texts before serve.
     pub fn refused(&self) -> impl Iterator<Item = &Status> {
-        self.documents().filter(|status| status.state == State::Refused)
+        self.unsettled().filter(|status| status.state == State::Refused)
+    }
+
+    /// The secrets with a certificate that ends before a moment, in seconds since 1970; the first to end first.
+    pub fn ending_before(&self, moment: i64) -> impl Iterator<Item = &Status> {
+        let ends = self.ends.iter().take_while(move |(end, _)| *end < moment);
+        ends.filter_map(|(_, key)| self.document(key))
+    }
+
+    /// Put a record in the place of that of the same document.
+    pub(super) fn put(&mut self, key: DocumentKey, record: Record) {
+        self.forget_marks(&key);
+        let status = &record.status;
+        if matches!(status.state, State::Rejected | State::Held | State::Refused) {
+            self.unsettled.insert(key.clone());
+        }
+        if let Some(end) = status.validity.and_then(|validity| validity.ends) {
+            self.ends.insert((end, key.clone()));
+        }
+        self.records.insert(key, Arc::new(record));
+    }
+
+    /// Forget a document.
+    pub(super) fn remove(&mut self, key: &DocumentKey) {
+        self.forget_marks(key);
+        self.records.remove(key);
+    }
+
+    fn forget_marks(&mut self, key: &DocumentKey) {
+        let Some(before) = self.records.get(key) else { return };
+        self.unsettled.remove(key);
+        if let Some(end) = before.status.validity.and_then(|validity| validity.ends) {
+            self.ends.remove(&(end, key.clone()));
+        }
     }
 
     /// Entries that cannot be a document (a second file for a key, a file that cannot be read): rejected, without a

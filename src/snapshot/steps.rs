@@ -74,6 +74,80 @@ enum Altered {
     Everything,
 }
 
+/// The resources that a step altered, by their names.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Effect {
+    /// By type. A name that several groups have counts once.
+    pub types: BTreeMap<ResourceType, Counts>,
+    /// The groups with an altered resource, sorted.
+    pub groups: Vec<Arc<str>>,
+    /// The listeners whose connections end, sorted.
+    pub drains: Vec<Drain>,
+}
+
+/// The numbers of altered resources.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// New ones.
+    pub added: usize,
+    /// With other content.
+    pub changed: usize,
+    /// Gone.
+    pub removed: usize,
+}
+
+/// A Listener that changed or went: Envoy ends its connections.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Drain {
+    /// The listener.
+    pub listener: Arc<str>,
+    /// The group.
+    pub group: Arc<str>,
+    /// The listener is gone.
+    pub is_removed: bool,
+}
+
+impl Effect {
+    fn of(before: &Snapshot, difference: &Difference, cause: &Cause) -> Self {
+        let mut names: BTreeMap<(ResourceType, &str), (bool, bool)> = BTreeMap::new();
+        let mut groups = BTreeSet::new();
+        let mut drains = BTreeSet::new();
+        for change in &difference.resources {
+            let old = before.groups.get(&change.group);
+            let old = old.and_then(|group| group.set(change.resource_type).get(&change.name));
+            if (old.is_none() && change.resource.is_none()) || !cause.alters(change, old) {
+                continue;
+            }
+            let (is_old, is_new) = names.entry((change.resource_type, &change.name)).or_default();
+            *is_old |= old.is_some();
+            *is_new |= change.resource.is_some();
+            groups.insert(Arc::clone(&change.group));
+            if change.resource_type == ResourceType::Listener && old.is_some() {
+                drains.insert(Drain {
+                    listener: Arc::clone(&change.name),
+                    group: Arc::clone(&change.group),
+                    is_removed: change.resource.is_none(),
+                });
+            }
+        }
+
+        let mut types: BTreeMap<ResourceType, Counts> = BTreeMap::new();
+        for ((resource_type, _), was_and_is) in names {
+            let counts = types.entry(resource_type).or_default();
+            match was_and_is {
+                (false, _) => counts.added += 1,
+                (true, true) => counts.changed += 1,
+                (true, false) => counts.removed += 1,
+            }
+        }
+        Self {
+            types,
+            groups: groups.into_iter().collect(),
+            drains: drains.into_iter().collect(),
+        }
+    }
+}
+
 /// One plan with changes of documents.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Step {
@@ -83,6 +157,8 @@ pub struct Step {
     pub revisions: Box<[i64]>,
     /// The moment of building.
     pub at: SystemTime,
+    /// `None`: the step has no revision of its own, or is the first one, which has every resource.
+    pub effect: Option<Arc<Effect>>,
     altered: Altered,
 }
 
@@ -107,16 +183,6 @@ impl Step {
             Altered::Groups(groups) => groups.get(group).is_some_and(|types| types & bit(resource_type) != 0),
         }
     }
-
-    /// The types that the step altered, by group; `None`: perhaps all, because nodes may have moved between groups.
-    #[must_use]
-    pub fn altered(&self) -> Option<impl Iterator<Item = (&Arc<str>, Vec<ResourceType>)>> {
-        let Altered::Groups(groups) = &self.altered else {
-            return None;
-        };
-        let types = |types: u16| ResourceType::ALL.into_iter().filter(move |of| types & bit(*of) != 0);
-        Some(groups.iter().map(move |(group, mask)| (group, types(*mask).collect())))
-    }
 }
 
 fn bit(resource_type: ResourceType) -> u16 {
@@ -133,6 +199,18 @@ impl Steps {
         self.0.iter().rev()
     }
 
+    /// The oldest step that is kept.
+    #[must_use]
+    pub fn oldest(&self) -> Option<&Arc<Step>> {
+        self.0.front()
+    }
+
+    /// The newest step.
+    #[must_use]
+    pub fn newest(&self) -> Option<&Arc<Step>> {
+        self.0.last()
+    }
+
     /// The newest change; 0: there is none.
     #[must_use]
     pub fn newest_revision(&self) -> i64 {
@@ -145,6 +223,13 @@ impl Steps {
         let step = self.newest_first().find(|step| step.first() <= revision)?;
         let found = step.revisions.iter().rev().find(|of| **of <= revision)?;
         Some((*found, step))
+    }
+
+    /// Whether a step counts for a revision: the step took in this revision or an older one. The oldest step that is kept counts
+    /// for every revision.
+    #[must_use]
+    pub fn counts_for(&self, step: &Arc<Step>, revision: i64) -> bool {
+        step.first() <= revision || self.oldest().is_some_and(|oldest| Arc::ptr_eq(oldest, step))
     }
 
     /// The oldest step after this generation that altered a type of a group.
@@ -208,8 +293,10 @@ impl Snapshot {
             [] => [if newest > 0 { newest } else { self.revision }].into(),
             revisions => revisions.into(),
         };
+        let has_effect = !cause.revisions.is_empty() && before.generation > 0;
         self.steps.push(Step {
             generation,
+            effect: has_effect.then(|| Arc::new(Effect::of(before, difference, cause))),
             revisions,
             at: self.built_at,
             altered: if moves {
@@ -321,6 +408,53 @@ mod tests {
             "the second altered no resource"
         );
         assert_eq!(missing(ResourceType::Route, 0), None);
+    }
+
+    #[test]
+    fn an_effect_counts_a_name_once_and_names_the_listeners_that_drain() {
+        let (listeners, clusters) = (ResourceType::Listener, ResourceType::Cluster);
+        let mut elsewhere = change(clusters, "a", resource("a", b"1", "a"));
+        elsewhere.group = "edge".into();
+        let first = vec![
+            change(listeners, "l", resource("l", b"1", "a")),
+            change(clusters, "a", resource("a", b"1", "a")),
+            elsewhere.clone(),
+        ];
+        let difference = Difference {
+            resources: first,
+            groups_added: vec!["edge".into()],
+            ..Difference::default()
+        };
+        let facts = Facts {
+            cause: by(&[5], &["a"]),
+            ..Facts::after(&Snapshot::unpublished())
+        };
+        let one = Snapshot::unpublished().next(&difference, facts);
+        assert_eq!(one.steps.newest().unwrap().effect, None, "every resource");
+
+        elsewhere.resource = resource("a", b"2", "a");
+        let changes = vec![
+            change(listeners, "l", None),
+            change(clusters, "a", resource("a", b"2", "a")),
+            change(clusters, "b", resource("b", b"2", "a")),
+            elsewhere,
+        ];
+        let two = next(&one, changes, by(&[6], &["a"]));
+        let effect = two.steps.newest().unwrap().effect.clone().unwrap();
+        let counts = |added, changed, removed| Counts {
+            added,
+            changed,
+            removed,
+        };
+        assert_eq!(
+            effect.types,
+            [(listeners, counts(0, 0, 1)), (clusters, counts(1, 1, 0))].into()
+        );
+        assert_eq!(effect.groups, ["default".into(), "edge".into()]);
+        let drains = effect.drains.iter().map(|drain| (&*drain.listener, drain.is_removed));
+        assert!(drains.eq([("l", true)]));
+        let released = next(&two, vec![change(clusters, "b", None)], Some(Cause::default()));
+        assert_eq!(released.steps.newest().unwrap().effect, None, "no change of its own");
     }
 
     #[test]

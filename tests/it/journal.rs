@@ -15,7 +15,7 @@ use chancery::journal::book::Limits;
 use chancery::journal::entry::{Entry, TextRef, Why};
 use chancery::journal::intent::{Action, Intent, Via};
 use chancery::journal::run::Stage;
-use chancery::journal::{Journal, Seen, Shown, TextAt};
+use chancery::journal::{Journal, News, Seen, Shown, TextAt};
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 use serde_json::json;
@@ -77,7 +77,10 @@ impl Replica {
                     },
                     _ => continue,
                 };
-                observer.observe(vec![seen], None, false);
+                observer.observe(News {
+                    seen: vec![seen],
+                    ..News::default()
+                });
             }
         });
         Self {
@@ -658,6 +661,12 @@ async fn a_change_is_undone(api: &Api) -> i64 {
     let entry = api.get(&format!("/api/v1/revisions/{second}")).await;
     assert_eq!(entry["undone_by"], json!([third]));
     assert_eq!(entry["via"], "api");
+    let effect = json!({
+        "types": { "routes": { "added": 0, "changed": 1, "removed": 0 } }, "groups": ["default"], "drains": [],
+    });
+    assert_eq!(entry["effect"], effect, "{entry}");
+    let rollout = json!({ "state": "live", "proxies": { "total": 0, "live": 0 }, "live_after_ms": null });
+    assert_eq!(entry["rollout"], rollout, "{entry}");
     let document = api.get("/api/v1/documents/routes/r0").await;
     assert_eq!(document["message"], "b was wrong");
 
@@ -822,6 +831,8 @@ async fn a_change_in_a_directory_is_undone() {
     std::fs::write(file, r#"{"match": "/edited", "to": "x"}"#).unwrap();
     api.server.restart().await;
     api.server.ready().await;
+    let effect = || async { api.get(&format!("/api/v1/revisions/{before}")).await["effect"]["groups"].clone() };
+    eventually(LIMIT, effect, json!(["default"])).await;
     let newest = || async {
         let newest = api.get("/api/v1/revisions?limit=1").await["revisions"][0].clone();
         (

@@ -235,7 +235,9 @@ impl World {
                     .alterations
                     .iter()
                     .filter(|it| it.group == stream.group && it.resource_type == of);
-                let newest = altered.filter(|it| it.first <= revision).map(|it| it.generation).max();
+                // The first publish counts for all revisions before it, too.
+                let counted = altered.filter(|it| it.first <= revision || it.generation == 1);
+                let newest = counted.map(|it| it.generation).max();
                 newest.is_some_and(|newest| acked < newest)
             };
             let lacking: Vec<bool> = types()

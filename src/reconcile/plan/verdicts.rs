@@ -114,7 +114,7 @@ impl Conclusion {
     fn record(&mut self, key: DocumentKey, choice: Choice) {
         self.record_release(&key, &choice);
         if choice.latest.is_none() && !choice.kept {
-            self.world.records.remove(&key);
+            self.world.remove(&key);
             self.world.kept_deleted.remove(&key);
             self.world.contested.remove(&key);
             self.world.unheeded.remove(&key);
@@ -152,9 +152,9 @@ impl Conclusion {
         };
         let before = self.text_before(&key, choice.latest.as_ref());
         let (latest, blocked) = (choice.latest_good, choice.blocked);
-        self.world.records.insert(
+        self.world.put(
             key,
-            Arc::new(Record {
+            Record {
                 status,
                 text: choice.latest,
                 latest,
@@ -163,7 +163,7 @@ impl Conclusion {
                 searching,
                 before,
                 unheeded,
-            }),
+            },
         );
     }
 
@@ -259,7 +259,7 @@ impl Conclusion {
             status: status.clone(),
             ..(**record).clone()
         };
-        self.world.records.insert(key.clone(), Arc::new(record));
+        self.world.put(key.clone(), record);
         changed.then_some(Verdict {
             status: Some(status),
             key,
