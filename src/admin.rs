@@ -47,8 +47,10 @@ mod diff;
 mod documents;
 mod earlier;
 mod entry;
+mod events;
 mod explain;
 mod freeze;
+mod freezes;
 mod frozen;
 mod json;
 mod limits;
@@ -74,6 +76,8 @@ use readiness::Readiness;
 
 pub use answer::Answers;
 pub use earlier::Earlier;
+pub use events::Events;
+pub use freezes::Freezes;
 pub use server::{Listener, serve};
 
 const INDEX: &str = "Chancery, a management server for Envoy
@@ -101,6 +105,7 @@ GET    /api/v1/snapshot                  versions and counts of the resources se
 GET    /api/v1/snapshot/TYPE             the resources of a type; ?group=default
 GET    /api/v1/snapshot/TYPE/NAME        one resource; a slash in NAME is written %2F
 GET    /api/v1/status                    the newest change, which proxies have it, and what waits for you
+GET    /api/v1/events                    what changes, as server-sent events; Last-Event-ID
 GET    /api/v1/rollout/REVISION          which proxies have a change; latest; ?wait=30s&for=live|answered&group=NAME
 GET    /api/v1/clients                   connected proxies, and their ACKs and NACKs; ?state=&names=true
 GET    /api/v1/clients/NODE              the streams of one node id
@@ -154,6 +159,10 @@ pub struct Admin {
     pub earlier: Earlier,
     /// The changes that wait for a confirmation.
     pub confirms: confirm::Waiting,
+    /// The freezes that this server knows.
+    pub freezes: Freezes,
+    /// The events of this server.
+    pub events: Events,
 }
 
 impl Admin {
@@ -186,6 +195,7 @@ impl Admin {
             .route("/api/v1/snapshot/{type}", get(snapshots::all))
             .route("/api/v1/snapshot/{type}/{name}", get(snapshots::one))
             .route("/api/v1/status", get(status::status))
+            .route("/api/v1/events", get(events::stream))
             .route("/api/v1/rollout/{revision}", get(rollout::of_revision))
             .route("/api/v1/clients", get(clients::all))
             .route("/api/v1/clients/{node}", get(clients::of_node))

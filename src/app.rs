@@ -211,6 +211,8 @@ impl App {
             journal: journal.clone(),
             earlier: admin::Earlier::default(),
             confirms: admin::confirm::Waiting::default(),
+            freezes: admin::Freezes::default(),
+            events: admin::Events::default(),
         };
 
         Ok(Self {
@@ -268,6 +270,13 @@ impl App {
         let journal = journal::run::Stage::new(self.journal);
         stages.spawn("journal", infallible(journal.run(token.clone())));
         stages.spawn("quarantine", infallible(self.quarantine.run(token.clone())));
+        let freezes = self.admin.freezes.clone();
+        let freezes = freezes.run(
+            Arc::clone(&self.admin.backend),
+            self.config.state_prefix.clone(),
+            token.clone(),
+        );
+        stages.spawn("freezes", infallible(freezes));
         stages.spawn("replica", infallible(self.replica.run(token.clone())));
         stages.spawn_draining("xds", self.xds.run(self.snapshots, self.fleet, draining, token.clone()));
         let confirm = admin::confirm::run(self.admin.clone(), token.clone());

@@ -103,6 +103,7 @@ pub(super) async fn begin(
     }];
     writes.extend(over.iter().take(64).map(|id| deletion(&admin, id)));
     admin.backend.write(writes).await?;
+    admin.freezes.begin(freeze.clone());
     Ok((StatusCode::CREATED, Json(freeze.shown())).into_response())
 }
 
@@ -118,5 +119,6 @@ pub(super) async fn end(
         return Err(Problem::new(Code::NotFound, format!("there is no freeze `{id}`")));
     }
     admin.backend.write(vec![deletion(&admin, &id)]).await?;
+    admin.freezes.end(&id);
     Ok(StatusCode::NO_CONTENT.into_response())
 }

@@ -16,7 +16,7 @@ use crate::backend::{Expect, Write};
 use crate::document::key::{DocumentKey, Layout};
 
 /// The folder below the state prefix.
-const FOLDER: &str = "freezes/";
+pub(super) const FOLDER: &str = "freezes/";
 /// The format that this version writes.
 pub(super) const FORMAT: u32 = 1;
 
@@ -39,7 +39,7 @@ pub(super) fn millis(at: SystemTime) -> u64 {
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
-fn shown_time(millis: u64) -> String {
+pub(super) fn shown_time(millis: u64) -> String {
     let at = SystemTime::UNIX_EPOCH.checked_add(Duration::from_millis(millis));
     format_rfc3339_seconds(at.unwrap_or(SystemTime::UNIX_EPOCH)).to_string()
 }

@@ -150,7 +150,7 @@ impl Code {
             Self::Frozen => "The document is frozen",
             Self::UnknownRevision => "There is no such revision yet",
             Self::NotInJournal => "The journal does not hold this revision",
-            Self::TooMany => "Too many requests for earlier revisions",
+            Self::TooMany => "Too many requests of this kind",
             Self::Busy => "Too many large answers are being read",
             Self::Timeout => "The answer took too long",
         }

@@ -45,6 +45,11 @@ impl Drop for Guard {
 }
 
 impl Readiness {
+    /// Cancelled when the server begins to stop.
+    pub(super) fn draining(&self) -> &CancellationToken {
+        &self.draining
+    }
+
     /// Without guards: the readiness of the loop, until `draining` is cancelled.
     #[must_use]
     pub fn new(health: watch::Receiver<Health>, unsaved: Unsaved, draining: CancellationToken) -> Self {

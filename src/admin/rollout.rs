@@ -190,6 +190,13 @@ impl Admin {
     }
 }
 
+impl Rollout {
+    /// Whether time alone may change the numbers.
+    pub(super) fn is_rolling(&self) -> bool {
+        self.proxies.rolling > 0
+    }
+}
+
 /// The rollout of a change in its entry of the journal.
 #[derive(Debug, Clone, Serialize)]
 pub(super) struct Brief {
@@ -440,6 +447,14 @@ impl LatencySummary {
 }
 
 impl ReplicaView {
+    /// The id, and the facts that proxies and publishes do not change.
+    pub(super) fn lasting(&self) -> (String, serde_json::Value) {
+        let facts = serde_json::json!({
+            "id": self.id, "version": self.version, "admin": self.admin, "lost": self.lost,
+        });
+        (self.id.clone(), facts)
+    }
+
     fn of(replica: &Replica) -> Self {
         let summary = &replica.summary;
         Self {

@@ -22,7 +22,7 @@ use crate::fleet::limit::Limit;
 use crate::socket::bind_unix;
 
 /// Largest number of connections; a further one takes the place of the one that has been inactive for the longest time.
-const MAX_CONNECTIONS: usize = 512;
+const MAX_CONNECTIONS: usize = 1536;
 /// Longest time in which a client reads nothing of its answer.
 const UNREAD_MAX: Duration = Duration::from_secs(10);
 /// Largest size of a request line with its headers.

@@ -10,6 +10,7 @@ use humantime::format_rfc3339_millis;
 use serde_json::{Value, json};
 
 use super::Admin;
+use super::frozen::shown_time;
 use super::json::Json;
 use super::problem::{Code, Problem};
 use super::query::{Pairs, reject_unknown_params};
@@ -153,6 +154,15 @@ fn attention(admin: &Admin, rollout: &Rollout) -> Vec<Attention> {
     }
     documents.sort_by_key(|item| (item.kind == "expiring", item.since));
     found.extend(documents);
+    found.extend(admin.freezes.current(now).into_iter().map(|freeze| {
+        let by = freeze.by.map(|by| format!(" by {by}")).unwrap_or_default();
+        Attention {
+            kind: "frozen",
+            reason: format!("frozen{by} until {}: {}", shown_time(freeze.until), freeze.why),
+            key: Some(freeze.key),
+            since: Some(UNIX_EPOCH + Duration::from_millis(freeze.since)),
+        }
+    }));
     found
 }
 

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use parking_lot::Mutex;
@@ -161,6 +162,7 @@ struct Shared {
     own: Mutex<Arc<str>>,
     others: Mutex<BTreeMap<String, Replica>>,
     changed: Notify,
+    changes: AtomicU64,
 }
 
 impl Replicas {
@@ -203,7 +205,7 @@ impl Replicas {
         };
         let id = replica.summary.id.clone();
         self.0.others.lock().insert(id, replica);
-        self.0.changed.notify_waiters();
+        self.on_changed();
     }
 
     /// The summary of a replica is gone: after a clean stop, or with its lease.
@@ -215,7 +217,18 @@ impl Replicas {
             replica.lost_at.get_or_insert(now);
         }
         drop(others);
+        self.on_changed();
+    }
+
+    fn on_changed(&self) {
+        self.0.changes.fetch_add(1, Ordering::Relaxed);
         self.0.changed.notify_waiters();
+    }
+
+    /// How often a replica told something, which tells whether there is news between two readings.
+    #[must_use]
+    pub fn changes(&self) -> u64 {
+        self.0.changes.load(Ordering::Relaxed)
     }
 
     /// Ends when a replica tells something after the call. Cancel safe.

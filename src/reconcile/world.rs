@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use bytes::Bytes;
+use imbl::ordmap::DiffItem;
 use imbl::{OrdMap, OrdSet};
 
 use super::contested::Contested;
@@ -267,6 +268,19 @@ impl World {
         let secrets = self.records.range(DocumentKey::new(Kind::Secrets, "")..);
         let secrets = secrets.take_while(|(key, _)| key.kind == Kind::Secrets);
         secrets.map(|(_, record)| &record.status)
+    }
+
+    /// The documents with another status than in an earlier world, sorted by key; without a status: they are gone. Costs
+    /// what changed.
+    pub fn differing<'a>(&'a self, earlier: &'a Self) -> impl Iterator<Item = (&'a DocumentKey, Option<&'a Status>)> {
+        earlier.records.diff(&self.records).filter_map(|item| match item {
+            DiffItem::Add(key, record) => Some((key, Some(&record.status))),
+            DiffItem::Update {
+                old: (_, old),
+                new: (key, new),
+            } => (old.status != new.status).then_some((key, Some(&new.status))),
+            DiffItem::Remove(key, _) => Some((key, None)),
+        })
     }
 
     /// The documents whose latest texts do not serve: rejected, held or refused. Sorted by key.

@@ -115,6 +115,8 @@ impl Server {
             journal: journal(&store),
             earlier: admin::Earlier::default(),
             confirms: admin::confirm::Waiting::default(),
+            freezes: admin::Freezes::default(),
+            events: admin::Events::default(),
         };
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -657,6 +659,130 @@ async fn the_status_is_the_newest_change_and_what_waits() {
 
     assert!(proxy.reaches(ResourceType::Cluster, server.cluster_mark()));
     assert_eq!(server.get("/api/v1/status").await["rollout"]["state"], "live");
+}
+
+/// The events of a connection.
+struct Listening {
+    response: reqwest::Response,
+    text: String,
+    /// The id of the last event.
+    id: String,
+}
+
+impl Listening {
+    async fn open(server: &Server, last_event_id: Option<&str>) -> Self {
+        let request = server.client.get(format!("http://{}/api/v1/events", server.address));
+        let request = match last_event_id {
+            Some(id) => request.header("last-event-id", id),
+            None => request,
+        };
+        let response = request.send().await.unwrap();
+        assert_eq!(response.headers()["content-type"], "text/event-stream");
+        let (text, id) = (String::new(), String::new());
+        Self { response, text, id }
+    }
+
+    /// The next event: its name and its data.
+    async fn next(&mut self) -> (String, Value) {
+        let next = async {
+            loop {
+                if let Some((event, rest)) = self.text.split_once("\n\n") {
+                    let field = |name: &str| {
+                        event
+                            .lines()
+                            .find_map(|line| line.strip_prefix(name)?.strip_prefix(": "))
+                    };
+                    let found = field("event").map(|kind| {
+                        let id = field("id").unwrap_or_default().to_owned();
+                        (
+                            kind.to_owned(),
+                            serde_json::from_str(field("data").unwrap()).unwrap(),
+                            id,
+                        )
+                    });
+                    self.text = rest.to_owned();
+                    if let Some((kind, data, id)) = found {
+                        self.id = id;
+                        return (kind, data);
+                    }
+                    continue;
+                }
+                let chunk = self.response.chunk().await.unwrap().expect("the stream goes on");
+                self.text.push_str(std::str::from_utf8(&chunk).unwrap());
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), next).await.unwrap()
+    }
+
+    /// The next event of a name.
+    async fn next_of(&mut self, name: &str) -> Value {
+        loop {
+            let (kind, data) = self.next().await;
+            if kind == name {
+                return data;
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn events_tell_what_changes_and_resume() {
+    let server = Server::start(&[]).await;
+    let proxy = connect(&server.fleet, "edge-1");
+    proxy.subscribed(ResourceType::Cluster, None);
+    let mut events = Listening::open(&server, None).await;
+
+    server.store.put("/gateway/routes/bad", b"{}".to_vec());
+    server.read_again().await;
+    let document = events.next_of("document").await;
+    assert_eq!(
+        (&document["key"], &document["state"]),
+        (&json!("/gateway/routes/bad"), &json!("rejected"))
+    );
+
+    server.change_cluster(70);
+    let rollout = events.next_of("rollout").await;
+    assert_eq!(
+        (&rollout["revision"], &rollout["state"], &rollout["proxies"]["rolling"]),
+        (&json!(70), &json!("rolling"), &json!(1))
+    );
+    let mark = server.cluster_mark();
+    proxy.nacked(ResourceType::Cluster, &sent(1, 1), 13, "no", 1, Vec::new());
+    proxy.refuses(ResourceType::Cluster, mark);
+    let refused = events.next_of("refused").await;
+    assert_eq!(
+        (&refused["node"], &refused["message"], &refused["ended"]),
+        (&json!("edge-1"), &json!("no"), &json!(false))
+    );
+    assert!(proxy.reaches(ResourceType::Cluster, mark));
+    assert_eq!(events.next_of("refused").await["ended"], true);
+    let before = events.id.clone();
+
+    let body = json!({ "key": "/gateway/routes/*", "for": "1h", "why": "the fair" }).to_string();
+    let json_type = [("content-type", "application/json")];
+    let freeze = server.request(Method::POST, "/api/v1/freezes", &json_type, body).await;
+    assert_eq!(freeze.status, StatusCode::CREATED);
+    let begun = events.next_of("freeze").await;
+    assert_eq!((&begun["why"], &begun["ended"]), (&json!("the fair"), &json!(false)));
+    let shown = server.get("/api/v1/status").await;
+    let kinds = shown["attention"].as_array().unwrap().iter().map(|item| &item["kind"]);
+    assert!(kinds.eq(["rejected", "frozen"]), "{shown}");
+
+    let summary = json!({
+        "format": 1, "id": "chancery-2", "version": "1", "admin": null, "revision": 70, "revisions": {}, "sets": {},
+        "places": [], "behind": [], "refused": [], "gone": [], "back": [], "latencies": [],
+    });
+    let replicas = &server.admin.replicas;
+    replicas.heard(serde_json::from_value(summary).unwrap(), SystemTime::now());
+    assert_eq!(events.next_of("replica").await["id"], "chancery-2");
+    replicas.ended("chancery-2", SystemTime::now());
+    assert_eq!(events.next_of("replica").await["lost"], true);
+
+    // A client that comes back misses nothing, and learns it if the server has forgotten its place.
+    let mut again = Listening::open(&server, Some(&before)).await;
+    assert_eq!(again.next_of("freeze").await["why"], "the fair");
+    let mut other = Listening::open(&server, Some("chancery-1-0000-7")).await;
+    assert_eq!(other.next().await.0, "reset");
 }
 
 #[tokio::test]
