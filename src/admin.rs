@@ -39,6 +39,7 @@ mod activity;
 mod answer;
 mod apply;
 mod author;
+pub mod blame;
 mod browser;
 mod change;
 mod clients;

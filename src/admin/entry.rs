@@ -28,7 +28,7 @@ pub(super) struct Entry<'a> {
     state: &'static str,
     held_by: Option<&'static str>,
     reason: Option<String>,
-    path: Option<&'a str>,
+    path: Option<Cow<'a, str>>,
     warnings: Cow<'a, [String]>,
     /// Of a secret with certificates.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -62,10 +62,10 @@ impl<'a> Entry<'a> {
             reason,
             path: match (state, refused.get(&status.key)) {
                 (State::Refused, _) if is_quarantined => refused::field_of(status),
-                (State::Refused, Some(refused)) => refused.path,
+                (State::Refused, Some(refused)) => refused.path.clone(),
                 _ => None,
             }
-            .or(status.path.as_deref()),
+            .or_else(|| status.path.as_deref().map(Cow::Borrowed)),
             is_quarantined,
             warnings: warnings(status),
             expires_at: status.validity.and_then(|validity| validity.expires_at()),

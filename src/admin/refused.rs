@@ -5,11 +5,13 @@
 //! document is refused until every proxy with such a NACK has either sent an ACK for a later response with the
 //! document, or left the fleet.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::Admin;
-use crate::document::key::{DocumentKey, Kind};
+use super::blame::field;
+use crate::document::key::DocumentKey;
 use crate::fleet::UnresolvedNack;
 use crate::fleet::suspicions::refusal_reason;
 use crate::reconcile::world::{State, Status};
@@ -23,7 +25,7 @@ pub(super) struct NackedDocument {
     /// Number of documents that may be the cause.
     suspects: usize,
     /// The field that the message is about.
-    pub(super) path: Option<&'static str>,
+    pub(super) path: Option<Cow<'static, str>>,
 }
 
 impl NackedDocument {
@@ -43,7 +45,7 @@ pub(super) fn documents(admin: &Admin) -> BTreeMap<DocumentKey, NackedDocument> 
                 nodes: BTreeSet::new(),
                 message: Arc::clone(&message),
                 suspects: documents.len(),
-                path: field(key.kind, &message),
+                path: field(key, &message),
             };
             refused
                 .entry((*key).clone())
@@ -64,45 +66,6 @@ pub(super) fn state(refused: &BTreeMap<DocumentKey, NackedDocument>, status: &St
 }
 
 /// The field that the reason of a quarantined document is about.
-pub(super) fn field_of(status: &Status) -> Option<&'static str> {
-    field(status.key.kind, status.reason.as_deref()?)
-}
-
-/// The field of a document that Envoy's message is about, if a document of that kind has such a field.
-/// Envoy refuses an accepted document only for facts of its host or its build: ports, files, missing extensions.
-pub(super) fn field(kind: Kind, message: &str) -> Option<&'static str> {
-    const FIELDS: [(Kind, &str, &str); 16] = [
-        (Kind::Listeners, "cannot bind", "address"),
-        (Kind::Listeners, "Cannot assign requested address", "address"),
-        (Kind::Listeners, "has duplicate address", "address"),
-        (Kind::Listeners, "unable to open file", "http.access_log"),
-        (Kind::Listeners, "certificate", "tls"),
-        (Kind::Listeners, "private key", "tls"),
-        (Kind::Clusters, "health check", "health_check"),
-        (Kind::Clusters, "maglev", "lb"),
-        (Kind::Clusters, "ring hash", "lb"),
-        (Kind::Clusters, "certificate", "tls"),
-        (Kind::Clusters, "private key", "tls"),
-        (Kind::Clusters, "malformed IP address", "endpoints"),
-        (Kind::Routes, "regex", "match"),
-        (Kind::Secrets, "private key", "private_key"),
-        (Kind::Secrets, "trusted CA", "ca"),
-        (Kind::Secrets, "certificate", "certificate"),
-    ];
-    FIELDS
-        .iter()
-        .find(|(of, words, _)| *of == kind && message.contains(words))
-        .map(|(_, _, field)| *field)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_field_is_told_where_words_are_about_one() {
-        let message = "Error adding/updating listener(s) edge: cannot bind '127.0.0.1:80': Address already in use";
-        assert_eq!(field(Kind::Listeners, message), Some("address"));
-        assert_eq!(field(Kind::Routes, message), None);
-    }
+pub(super) fn field_of(status: &Status) -> Option<Cow<'static, str>> {
+    field(&status.key, status.reason.as_deref()?)
 }

@@ -3,6 +3,7 @@
 //! In: the report of this replica's fleet, the summaries of the others ([`crate::fleet::replicas`]). Out: one answer,
 //! the same from every replica. [`summary`] makes the summary of this replica.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -16,10 +17,10 @@ use serde::Serialize;
 use xxhash_rust::xxh3::xxh3_128;
 
 use super::Admin;
+use super::blame::field;
 use super::json::Json;
 use super::problem::{Code, Problem};
 use super::query::{Pairs, reject_unknown_params, values};
-use super::refused::field;
 use crate::document::key::Layout;
 use crate::fleet::Fleet;
 use crate::fleet::convergence::latency::{Latency, Times};
@@ -371,7 +372,7 @@ impl Sources<'_> {
         let keys: BTreeSet<_> = nack.flat_map(|suspect| &suspect.documents).collect();
         let blamed = keys.into_iter().take(8).map(|key| Blamed {
             key: self.layout.full_key(key),
-            path: field(key.kind, &refusing.message).map(ToOwned::to_owned),
+            path: field(key, &refusing.message).map(Cow::into_owned),
         });
         let message = refusing.message.trim_end();
         RefusedSummary {

@@ -2,6 +2,7 @@
 //!
 //! Each list has its total beside it and the five worst items. Proxies are counted by their places, not one by one.
 
+use std::borrow::Cow;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use axum::extract::State;
@@ -61,7 +62,10 @@ pub(super) async fn status(State(admin): State<Admin>, query: Pairs) -> Result<R
 
 fn show(admin: &Admin, rollout: &Rollout, attention: &[Attention], most: usize) -> Value {
     let journal = admin.journal.shown();
+    // Until the journal has all changes up to this one, the newest entry is that of an earlier change.
+    let is_whole = journal.whole >= rollout.revision;
     let entry = journal.book.at(rollout.revision);
+    let entry = entry.filter(|entry| is_whole || entry.revision == rollout.revision);
     let documents = entry.map(|entry| entry.documents.as_slice()).unwrap_or_default();
     let changed = documents.iter().take(most);
     let refused = rollout.refused.iter().take(most).map(|refusal| {
@@ -170,6 +174,9 @@ fn time(time: SystemTime) -> String {
     format_rfc3339_millis(time).to_string()
 }
 
-fn cut(text: &str) -> &str {
-    &text[..text.floor_char_boundary(TEXT_MAX)]
+fn cut(text: &str) -> Cow<'_, str> {
+    match text.floor_char_boundary(TEXT_MAX) {
+        end if end < text.len() => Cow::Owned(format!("{}…", &text[..end])),
+        _ => Cow::Borrowed(text),
+    }
 }

@@ -8,7 +8,9 @@ use std::fmt::Write;
 use std::fs;
 use std::path::PathBuf;
 
+use chancery::admin::blame::{field, resource_words};
 use chancery::document::Rejection;
+use chancery::document::key::{DocumentKey, Kind};
 use chancery::resource::compile::{Compiled, Options};
 
 use super::inputs::edit;
@@ -64,6 +66,32 @@ fn every_example_is_refused_or_accepted_as_it_says() {
         }
     }
     assert!(wrong.is_empty(), "{} wrong:\n{}", wrong.len(), wrong.join("\n"));
+}
+
+/// The words of a NACK lead to a field that contains the one that the server's own rejection names.
+#[test]
+fn words_of_envoy_lead_to_the_field_of_each_example() {
+    let catalogue = Catalogue::load();
+    let mut used = BTreeSet::new();
+    for condition in &catalogue.conditions {
+        for example in &condition.refused {
+            let case = catalogue.case(condition, example);
+            let key = DocumentKey::new(Kind::Xds, case.key.trim_start_matches("xds/"));
+            let is_said = |row: &str| case.envoy.iter().any(|words| words.contains(row));
+            used.extend(resource_words().filter(|(of, row, _)| *of == case.resource_type && is_said(row)));
+            // Of several texts Envoy says one; which one is not told.
+            let [words] = case.envoy.as_slice() else { continue };
+            let Some(path) = field(&key, words) else { continue };
+            let rest = case
+                .path
+                .strip_prefix(&*path)
+                .filter(|rest| rest.is_empty() || rest.starts_with(['.', '[']));
+            assert!(rest.is_some(), "{}: {words}: {path} is not {}", condition.id, case.path);
+        }
+    }
+    // Only the host knows whether a socket can be bound (NL-03).
+    let unknown = resource_words().filter(|row| !used.contains(row) && row.1 != "cannot bind");
+    assert_eq!(unknown.collect::<Vec<_>>(), [], "words that no condition has");
 }
 
 /// Section by section, how many there are.
