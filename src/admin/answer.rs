@@ -244,7 +244,7 @@ impl Open {
             match open.answers.build(open.rest.take()?).await {
                 Ok((first, rest)) => (open.first, open.rest) = (first, rest),
                 Err(error) => {
-                    warn!(error = error.detail(), "An answer was cut short");
+                    warn!(error = error.detail(), "Answer of the admin API was cut short");
                     return Some((Err(axum::Error::new(error.detail().to_owned())), None));
                 }
             }

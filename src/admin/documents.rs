@@ -50,7 +50,7 @@ pub(super) async fn all(Shared(admin): Shared<Admin>, query: Pairs) -> Result<Re
     let (shown, limit) = (admin.journal.shown(), page.limit());
     let (world_of, refused_of) = (Arc::clone(&world), Arc::clone(&refused));
     let lacks_zones = admin.fleet.lacks_zones();
-    // The search takes as long as there are documents, so a thread that serves no streams makes it.
+    // The search reads every document, so a thread that serves no streams makes it.
     let items = iter::once_with(move || wanted.find(&world, &refused, after.as_ref(), limit)).flatten();
 
     let pieces = list(

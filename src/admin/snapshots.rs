@@ -150,7 +150,7 @@ pub(super) async fn one(
     admin.answers.json(Box::new(pieces)).await
 }
 
-/// What serves now, or what served at the revision that a request names.
+/// The snapshot and the world that serve now, or those of the revision that a request names.
 async fn served(admin: &Admin, query: &Pairs) -> Result<(Arc<Snapshot>, Arc<World>), Problem> {
     Ok(match earlier::asked(admin, query).await? {
         Some(earlier) => (Arc::clone(&earlier.snapshot), Arc::clone(&earlier.world)),

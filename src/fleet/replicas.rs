@@ -18,7 +18,7 @@ pub const FORMAT: u32 = 1;
 /// How long a replica that vanished is remembered.
 pub const REMEMBERED_FOR: Duration = Duration::from_secs(600);
 
-/// What a replica tells of its proxies.
+/// The summary of the proxies of a replica, for the other replicas.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Summary {
     /// See [`FORMAT`].

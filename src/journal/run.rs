@@ -895,7 +895,11 @@ impl Stage {
         }));
         let unused = book.names().filter(|name| !rest.has_text(name));
         operations.extend(unused.map(|name| self.delete(&format!("texts/{name}"))));
-        debug!(up_to = last, entries = gone.len(), "Oldest entries of the journal go");
+        debug!(
+            up_to = last,
+            entries = gone.len(),
+            "Deleted the oldest entries of the journal"
+        );
         self.commit(operations).await
     }
 

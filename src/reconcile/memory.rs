@@ -171,9 +171,9 @@ pub(super) struct KnownHold {
 pub struct Known {
     /// The record.
     pub record: Record,
-    /// The backend's etag of it.
+    /// The etag of the record, as the backend gives it.
     pub etag: Arc<str>,
-    /// This replica decided that it is to go; it says nothing until another record takes its place.
+    /// This replica has decided to delete the record. The record says nothing until another one takes its place.
     pub(super) is_outdated: bool,
 }
 

@@ -72,8 +72,8 @@ fn bytes_of(target: &Target<'_>) -> usize {
     target.edit.full_key.len() + target.value.as_ref().map_or(0, bytes::Bytes::len)
 }
 
-/// The place of a document in a change in parts: what others name comes before its users, deletions come last and the
-/// other way around.
+/// The place of a document in a change in parts. A document that others name comes before these. Deletions come last, in
+/// the opposite order.
 fn place_of(target: &Target<'_>) -> (bool, u8, Reverse<u8>) {
     let rank = rank(&target.edit.key);
     match target.value {

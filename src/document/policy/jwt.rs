@@ -31,7 +31,7 @@ const JWKS: Field = Field::new(
     Shape::AnyOf(&[TEXT, Shape::Object(&JWKS_FIELDS)]),
     "The keys: an https URL, `inline` or `secret`",
 );
-/// A provider, its keys aside.
+/// The fields of a provider without those of its keys.
 const PROVIDER: &[Field] = &[
     Field::new("issuer", STRING, "The claim `iss`; `null`: any. Required"),
     Field::new("audiences", TEXTS, "One of these in the claim `aud`").or("not looked at"),

@@ -120,7 +120,7 @@ impl fmt::Display for SavedFrom {
 #[derive(Debug, Serialize, Deserialize)]
 struct Head {
     format: u32,
-    /// Older versions did not say.
+    /// `None`: the file is of an older version.
     source: Option<SavedFrom>,
     revision: i64,
     /// The number of the journal that continues this file.

@@ -295,7 +295,7 @@ impl Intake {
         }
     }
 
-    /// Whatever serves in place of a latest text may be unknown to the memory: its records become due.
+    /// A text that serves in place of the latest one may have no record yet: such records become due.
     fn compare_with_memory(&mut self) {
         let world = &self.world;
         let behind = world.records.iter().filter(|(_, record)| record.is_behind());

@@ -1,4 +1,4 @@
-//! Words that the files of the compiler share: an accepted document with its translation, a resource within a group, a
+//! Types that the files of the compiler share: an accepted document with its translation, a resource within a group, a
 //! listener as routes are on it.
 
 use std::collections::BTreeSet;

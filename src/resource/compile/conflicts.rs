@@ -252,7 +252,7 @@ fn written_claims(key: &DocumentKey, compiled: &CompiledDocument) -> Vec<Unplace
         return Vec::new();
     };
     let claimant = (compiled.accepted.mod_revision, Some(key.clone()));
-    // A document may claim the same twice: Envoy's own rules apply to that.
+    // If a document claims one thing twice, Envoy's own rules apply to that.
     let claims: BTreeMap<&str, &str> = written
         .claims
         .iter()

@@ -356,7 +356,7 @@ impl Inventory {
         self.routes_on(listener).chain(&self.on_every_listener)
     }
 
-    /// Those of these routes that may be on a listener.
+    /// The routes among these that may be on a listener.
     pub(super) fn among_routes_for(&self, listener: &str, routes: &BTreeSet<DocumentKey>) -> BTreeSet<DocumentKey> {
         let named = self.on_listener.get(listener).map_or(0, OrdSet::len);
         let is_on = |key: &&DocumentKey| {

@@ -63,7 +63,7 @@ impl RelayBody {
                     return Poll::Ready(self.out.send_trailers(trailers));
                 }
                 Some(Err(error)) => {
-                    debug!(%error, "A small service failed");
+                    debug!(%error, "Stream of a small service ended with an error");
                     self.out.send_reset(Reason::INTERNAL_ERROR);
                     return Poll::Ready(Ok(()));
                 }

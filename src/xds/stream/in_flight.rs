@@ -71,10 +71,10 @@ pub(in crate::xds) struct Cell {
     task_waker: TaskWaker,
     started: Instant,
     bytes: AtomicUsize,
-    /// Milliseconds of the last write, or of the first message handed over since none was in flight. 0: none is in
-    /// flight.
+    /// Time of the last write, or of the first message handed over since none was in flight: milliseconds since
+    /// `started`. 0: none is in flight.
     since: AtomicU64,
-    /// Milliseconds at which the stream was opened.
+    /// Time at which the stream was opened: milliseconds since `started`.
     opened: u64,
     /// Milliseconds at which the unfinished request began. 0: there is none.
     request_since: AtomicU64,
