@@ -6,6 +6,7 @@
 //! Promise: a followed root never loses a change. After any failure of the connection, the next event is either the
 //! next revision or a new list. Values are bytes here; this module names no other stage.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -228,6 +229,8 @@ pub struct Terms {
     pub note: Option<Note>,
     /// Every key that is put gets this lease.
     pub lease: Option<Lease>,
+    /// Keys that get a lease of their own. They are put although their values are equal.
+    pub leases: BTreeMap<Bytes, Lease>,
 }
 
 /// The last write of a document by a server ([`Backend::marked`]).

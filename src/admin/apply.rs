@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::author::check_message;
-use super::change::{Author, Change, Condition, Edit, Options, Text, Written, carry_out, dry_run};
+use super::change::{Author, Change, Condition, Edit, Options, Text, Written, carry_out, dry_run, parse_ttl};
 use super::confirm::parse_within;
 use super::entry::key_of;
 use super::json::Json;
@@ -46,6 +46,8 @@ struct Document<'a> {
     #[serde(borrow)]
     value: &'a RawValue,
     if_match: Option<String>,
+    /// Of a registration: the length of its new lease.
+    ttl: Option<String>,
 }
 
 /// The answer.
@@ -141,6 +143,7 @@ fn edit(admin: &Admin, document: &Document<'_>) -> Result<Edit, Problem> {
         full_key,
         text,
         condition,
+        ttl: document.ttl.as_deref().map(parse_ttl).transpose()?,
     })
 }
 

@@ -32,7 +32,7 @@ use super::pending::{Basis, Turn};
 use super::plan;
 use super::problem::{Code, Problem};
 use super::revisions::is_xds_secret;
-use crate::backend::{self, Base, Entry, Expect, Marked, Note, Terms, Unchanged, WriteError};
+use crate::backend::{self, Base, Entry, Expect, Lease, Marked, Note, Terms, Unchanged, WriteError};
 use crate::document::key::{DocumentKey, Kind, Root};
 use crate::journal::intent::{Action, FORMAT, Intent, Part, Via};
 use crate::reconcile::run::now;
@@ -48,6 +48,10 @@ use judge::Judged;
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Longest wait for the write of a claim ([`Marked::is_claim`]); then its server has given up.
 const CLAIM_PATIENCE: Duration = Duration::from_secs(1);
+
+/// The bounds of a `ttl`.
+const SHORTEST_TTL: Duration = Duration::from_secs(1);
+const LONGEST_TTL: Duration = Duration::from_secs(24 * 3600);
 
 /// Most earlier texts of secrets that a plan reads.
 const MOST_EARLIER_TEXTS: usize = 50;
@@ -71,6 +75,8 @@ pub(super) struct Edit {
     pub(super) full_key: String,
     pub(super) text: Text,
     pub(super) condition: Condition,
+    /// Of a registration: it gets a new lease of this length.
+    pub(super) ttl: Option<Duration>,
 }
 
 /// What becomes of a document.
@@ -159,6 +165,7 @@ pub(super) async fn carry_out(admin: &Admin, change: &Change) -> Result<Written,
     }
     let targets = targets(admin, change)?;
     refuse_unconfirmable(change, &targets)?;
+    refuse_ttl(admin, &targets)?;
     match parts::split(admin, change, &targets)? {
         None => write_all(admin, change, &targets, None).await,
         Some(parts) => parts::write(admin, change, targets, parts).await,
@@ -173,6 +180,7 @@ pub(super) async fn dry_run(admin: &Admin, change: &Change) -> Result<plan::Answ
     refuse_twice(&change.edits)?;
     let targets = targets(admin, change)?;
     refuse_unconfirmable(change, &targets)?;
+    refuse_ttl(admin, &targets)?;
     parts::split(admin, change, &targets)?;
     let attempt = Attempt::new(admin, change, &targets, None);
     let compared = attempt.compare(&targets).await?;
@@ -248,6 +256,33 @@ fn refuse_unconfirmable(change: &Change, targets: &[Target<'_>]) -> Result<(), P
         }
         _ => Ok(()),
     }
+}
+
+/// Registrations alone have leases, and not in every store.
+fn refuse_ttl(admin: &Admin, targets: &[Target<'_>]) -> Result<(), Problem> {
+    let has_leases = admin.world.load().options().has_leases;
+    let is_refused = |target: &&Target<'_>| {
+        target.edit.ttl.is_some() && (!has_leases || !target.root.is_registrations() || target.value.is_none())
+    };
+    let Some(Target { edit, root, .. }) = targets.iter().find(is_refused) else {
+        return Ok(());
+    };
+    let detail = match root.is_registrations() {
+        _ if !has_leases => format!("ttl: a {} has no leases", admin.backend.name()),
+        true => format!("ttl: {} is deleted, expected no ttl", edit.key),
+        false => format!("ttl: {} is no registration, expected a document of services", edit.key),
+    };
+    Err(Problem::new(Code::InvalidRequest, detail).of_key(&edit.full_key))
+}
+
+/// The value of a `ttl`.
+pub(super) fn parse_ttl(text: &str) -> Result<Duration, Problem> {
+    let ttl = humantime::parse_duration(text).ok();
+    let ttl = ttl.filter(|ttl| (SHORTEST_TTL..=LONGEST_TTL).contains(ttl));
+    ttl.ok_or_else(|| {
+        let detail = format!("ttl: found `{text}`, expected a duration such as 30s, from 1s to 24h");
+        Problem::new(Code::InvalidRequest, detail)
+    })
 }
 
 /// A document of a change as it is to be stored.
@@ -374,7 +409,7 @@ impl Compared<'_> {
             create_revision: current.map_or(revision, |current| current.create_revision),
             mod_revision: revision,
             // A write keeps the lease of its key.
-            leased: current.is_some_and(|current| current.leased),
+            leased: self.target.edit.ttl.is_some() || current.is_some_and(|current| current.leased),
         })
     }
 
@@ -445,7 +480,10 @@ impl<'a> Attempt<'a> {
                 (Text::Gone, None) => Action::Unchanged,
                 (Text::Gone, Some(_)) => Action::Removed,
                 (Text::Written(_), None) => Action::Added,
-                (Text::Written(text), Some(current)) if vault.is_stored(&target.edit.key, &current.value, text) => {
+                (Text::Written(text), Some(current))
+                    // A new lease is a write of an equal text, too.
+                    if target.edit.ttl.is_none() && vault.is_stored(&target.edit.key, &current.value, text) =>
+                {
                     Action::Unchanged
                 }
                 (Text::Written(_), Some(_)) => Action::Changed,
@@ -568,6 +606,7 @@ impl<'a> Attempt<'a> {
             base,
             note: note.filter(|_| self.has_documents()),
             lease: None,
+            leases: BTreeMap::new(),
         }
     }
 
@@ -597,8 +636,16 @@ impl<'a> Attempt<'a> {
         // The marker of so many documents has a transaction of its own: the next write asks the store for it.
         let is_claimed = writes.len() + 2 > admin.max_txn_ops;
 
-        let terms = self.terms(turn.as_ref(), basis, compared);
+        let leases = self.grant_leases(compared).await?;
+        let terms = Terms {
+            leases: leases.clone(),
+            ..self.terms(turn.as_ref(), basis, compared)
+        };
         let outcome = admin.backend.write_if(writes, terms).await;
+        // If the outcome is unknown, the keys may have the leases.
+        if !matches!(outcome, Ok(_) | Err(WriteError::Unknown(_))) {
+            self.end_leases(leases).await;
+        }
         admin.metrics.etcd.wrote(begun.elapsed());
 
         // After a failure the store is asked: another server has written, or the outcome is unknown.
@@ -630,6 +677,29 @@ impl<'a> Attempt<'a> {
                 }
                 Err(Problem::from(error).of_key(self.place))
             }
+        }
+    }
+
+    /// Grant the new leases of registrations, by key.
+    async fn grant_leases(&self, compared: &[Compared<'_>]) -> Result<BTreeMap<Bytes, Lease>, Problem> {
+        let mut leases = BTreeMap::new();
+        for edit in compared.iter().map(|compared| compared.target.edit) {
+            let Some(ttl) = edit.ttl else { continue };
+            match self.admin.backend.grant_lease(ttl).await {
+                Ok(lease) => leases.insert(Bytes::from(edit.full_key.clone()), lease),
+                Err(error) => {
+                    self.end_leases(leases).await;
+                    return Err(Problem::from(error).of_key(&edit.full_key));
+                }
+            };
+        }
+        Ok(leases)
+    }
+
+    /// A lease that cannot be ended now ends by itself.
+    async fn end_leases(&self, leases: BTreeMap<Bytes, Lease>) {
+        for lease in leases.into_values() {
+            drop(self.admin.backend.end_lease(lease).await);
         }
     }
 

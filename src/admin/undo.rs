@@ -221,6 +221,7 @@ impl Put {
                 full_key: full_key.to_string(),
                 text,
                 condition,
+                ttl: None,
             });
         }
         Ok(Change {

@@ -6,13 +6,13 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 
-use super::change::{Author, Change, Condition, Edit, Options, Text, Written, WrittenDocument, carry_out};
+use super::change::{Author, Change, Condition, Edit, Options, Text, Written, WrittenDocument, carry_out, parse_ttl};
 use super::confirm::within_of;
 use super::documents::kind_and_name;
 use super::entry::{Entry as Shown, key_of};
 use super::json::Json;
 use super::problem::{Code, Problem};
-use super::query::{Pairs, parse_flag, reject_unknown_params};
+use super::query::{Pairs, parse_flag, reject_unknown_params, values};
 use super::{Admin, refused};
 use crate::document::key::{DocumentKey, Kind};
 use crate::journal::intent::Action;
@@ -28,7 +28,7 @@ pub(super) async fn put(
     author: Author,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, Problem> {
-    reject_unknown_params(&query, &["force", "confirm_within"])?;
+    reject_unknown_params(&query, &["force", "confirm_within", "ttl"])?;
     let key = writable(key_of_path(path)?)?;
     let full_key = full_key_of(&admin, &key);
     let text = body.map_err(|rejection| Problem::from(rejection).of_key(&full_key))?;
@@ -76,6 +76,7 @@ fn change_of_one(
             full_key,
             text,
             condition,
+            ttl: values(query, "ttl").last().map(parse_ttl).transpose()?,
         }],
         author,
         options: Options {

@@ -69,14 +69,14 @@ impl Memory {
         let changes = changes
             .into_iter()
             .map(|(key, value)| (Bytes::copy_from_slice(key.as_bytes()), value.map(Into::into)));
-        self.state().apply(changes.collect(), |_| false)
+        self.state().apply(changes.collect(), |_, _| false)
     }
 
     /// Put one key as if under a lease. Returns the revision.
     pub fn put_leased(&self, key: &str, value: impl Into<Bytes>) -> i64 {
         self.state().apply(
             vec![(Bytes::copy_from_slice(key.as_bytes()), Some(value.into()))],
-            |_| true,
+            |_, _| true,
         )
     }
 
@@ -128,7 +128,7 @@ impl Memory {
     pub fn end(&self, lease: i64) {
         let mut state = self.state();
         let keys = state.leases.remove(&lease).unwrap_or_default();
-        state.apply(keys.into_iter().map(|key| (key, None)).collect(), |_| false);
+        state.apply(keys.into_iter().map(|key| (key, None)).collect(), |_, _| false);
     }
 
     /// Forget the history before `revision`.
@@ -182,7 +182,11 @@ impl State {
     }
 
     /// `is_leased`: maps the entry before the write to the lease after it.
-    fn apply(&mut self, writes: Vec<(Bytes, Option<Bytes>)>, is_leased: fn(Option<&Entry>) -> bool) -> i64 {
+    fn apply(
+        &mut self,
+        writes: Vec<(Bytes, Option<Bytes>)>,
+        is_leased: impl Fn(&Bytes, Option<&Entry>) -> bool,
+    ) -> i64 {
         let writes: Vec<_> = writes
             .into_iter()
             .filter(|(key, value)| value.is_some() || self.current(key).is_some())
@@ -196,7 +200,7 @@ impl State {
 
         for (key, value) in writes {
             let create_revision = self.current(&key).map_or(self.revision, |entry| entry.create_revision);
-            let leased = is_leased(self.current(&key));
+            let leased = is_leased(&key, self.current(&key));
             let mod_revision = self.revision;
             let entry = value.map(|value| Entry {
                 key: key.clone(),
@@ -347,6 +351,7 @@ impl Backend for Memory {
             base,
             note,
             lease,
+            leases,
         } = terms;
         let mut state = self.state();
         if let Some(reason) = &state.away {
@@ -375,23 +380,29 @@ impl Backend for Memory {
                 expect: Expect::Absent,
             })?;
         }
-        if let Some(Lease(id)) = lease {
-            let keys: Vec<Bytes> = writes.iter().map(|write| write.key.clone()).collect();
+        let of_all = lease
+            .into_iter()
+            .flat_map(|lease| writes.iter().map(move |write| (write.key.clone(), lease)));
+        let held: Vec<(Bytes, Lease)> = of_all.chain(leases.clone()).collect();
+        for (key, Lease(id)) in held {
             let Some(held) = state.leases.get_mut(&id) else {
                 return Err(WriteError::Unavailable(format!("there is no lease {id}")));
             };
-            held.extend(keys);
+            held.push(key);
         }
-        let changes = writes
-            .into_iter()
-            .filter(|write| state.current(&write.key).map(|entry| &entry.value) != write.value.as_ref());
+        let changes = writes.into_iter().filter(|write| {
+            let is_equal = state.current(&write.key).map(|entry| &entry.value) == write.value.as_ref();
+            !is_equal || leases.contains_key(&write.key)
+        });
         let mut changes: Vec<_> = changes.map(|write| (write.key, write.value)).collect();
         if !changes.is_empty() {
             changes.extend(marker.map(|marker| (marker, Some(Bytes::new()))));
             changes.extend(note.map(|note| (Bytes::from(note.key), Some(note.value))));
         }
         // The lease stays, as in etcd with `ignore_lease`.
-        Ok(state.apply(changes, |current| current.is_some_and(|entry| entry.leased)))
+        Ok(state.apply(changes, |key, current| {
+            leases.contains_key(key) || current.is_some_and(|entry| entry.leased)
+        }))
     }
 
     async fn history(&self, prefix: &str, after: i64, up_to: i64) -> Result<Vec<Revision>, ReadError> {

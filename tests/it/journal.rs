@@ -882,6 +882,38 @@ async fn a_change_in_etcd_is_undone() {
     let etcd = Etcd::start().await;
     let api = Api::of_etcd(&etcd).await;
     a_change_is_undone(&api).await;
+
+    // A registration gets a lease by its ttl, and keeps the lease without one.
+    let lease = || {
+        let text = etcd.etcdctl(&["get", "/services/x/t", "-w", "json"]);
+        serde_json::from_str::<serde_json::Value>(&text).unwrap()["kvs"][0]["lease"].as_i64()
+    };
+    let register = async |ttl: serde_json::Value| {
+        let document = json!({ "kind": "services", "name": "x/t", "value": "10.0.0.9:80", "ttl": ttl });
+        let (status, answer) = api.post("/api/v1/apply", json!({ "documents": [document] })).await;
+        assert_eq!(status, 200, "{answer}");
+        answer["documents"][0].clone()
+    };
+    let warnings = register(json!(null)).await["warnings"].to_string();
+    assert!(warnings.contains("no_lease") && lease().is_none(), "{warnings}");
+    let leased = register(json!("60s")).await;
+    let warnings = leased["warnings"].to_string();
+    assert!(
+        leased["action"] == "changed" && !warnings.contains("no_lease"),
+        "{leased}"
+    );
+    let first = lease().expect("a lease");
+    assert_eq!(register(json!(null)).await["action"], "unchanged");
+    assert_eq!(lease(), Some(first));
+    register(json!("60s")).await;
+    assert!(lease().is_some_and(|second| second != first));
+    let of_a_route = json!([{ "kind": "routes", "name": "t", "value": { "match": "/t", "to": "x" }, "ttl": "60s" }]);
+    let (status, problem) = api.post("/api/v1/apply", json!({ "documents": of_a_route })).await;
+    assert_eq!(
+        (status, &problem["code"]),
+        (400, &json!("invalid_request")),
+        "{problem}"
+    );
 }
 
 #[tokio::test]

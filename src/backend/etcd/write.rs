@@ -75,7 +75,10 @@ async fn write_once(
     }
 
     let changing: Vec<Changing<'_>> = (writes.iter().zip(&current))
-        .filter(|(write, entry)| entry.as_ref().map(|entry| &entry.value) != write.value.as_ref())
+        .filter(|(write, entry)| {
+            let is_equal = entry.as_ref().map(|entry| &entry.value) == write.value.as_ref();
+            !is_equal || terms.leases.contains_key(&write.key)
+        })
         .map(|(write, entry)| Changing {
             write,
             is_leased: entry.as_ref().is_some_and(|entry| entry.leased),
@@ -138,6 +141,7 @@ async fn claim(connection: &mut Connection, terms: &Terms) -> Result<Terms, Writ
             base: None,
             note: terms.note.clone(),
             lease: terms.lease,
+            leases: terms.leases.clone(),
         }),
         None => Err(WriteFailure::Final(WriteError::Moved(unchanged.prefix.clone()))),
     }
@@ -215,8 +219,9 @@ fn transaction(writes: &[Write], changing: &[Changing<'_>], terms: &Terms) -> Tx
         .map(|Changing { write, is_leased }| match &write.value {
             Some(value) => {
                 let keep_lease = is_leased.then(|| PutOptions::new().with_ignore_lease());
-                let options = terms
-                    .lease
+                let own = terms.leases.get(&write.key).copied();
+                let options = own
+                    .or(terms.lease)
                     .map(|Lease(id)| PutOptions::new().with_lease(id))
                     .or(keep_lease);
                 TxnOp::put(write.key.as_ref(), value.as_ref(), options)
