@@ -31,7 +31,7 @@ mod registry;
 mod stream;
 
 use convergence::latency::Times;
-use convergence::{Place, Question, Report};
+use convergence::{Gone, Place, Question, Report};
 pub use handle::StreamHandle;
 use limit::Reached;
 use load::Loads;
@@ -412,6 +412,12 @@ impl Fleet {
     #[must_use]
     pub fn places(&self) -> Vec<(Arc<Place>, usize)> {
         self.registry.convergence.places()
+    }
+
+    /// The proxies that went in the last ten minutes and are not back here, the last one first: `most` of them.
+    #[must_use]
+    pub fn gone(&self, most: usize) -> Vec<Gone> {
+        self.registry.convergence.gone(most, SystemTime::now())
     }
 
     /// The times in which proxies had the step of this generation.

@@ -198,7 +198,8 @@ fn entry_of<'a>(
     book: &Book,
     lacks_zones: bool,
 ) -> Entry<'a> {
-    let entry = Entry::of(status, refused).by(status, book);
+    let endpoints = world.compiled().endpoint_counts(&status.key);
+    let entry = Entry::of(status, refused).by(status, book).with_endpoints(endpoints);
     if lacks_zones && world.compiled().is_zone_aware(&status.key) {
         return entry.with_warning(
             "lb.locality: zone_aware has no effect, because no connected proxy reports its zone (node.locality.zone)",

@@ -17,7 +17,7 @@ use crate::journal::book::Book;
 use crate::proto::redact::{REDACTED, hide, redact};
 use crate::reconcile::world::{HeldBy, State, Status};
 use crate::resource::ResourceType;
-use crate::resource::compile::EffectivePolicy;
+use crate::resource::compile::{EffectivePolicy, EndpointCounts};
 
 /// One entry of `GET /api/v1/documents`.
 #[derive(Debug, Serialize)]
@@ -39,6 +39,9 @@ pub(super) struct Entry<'a> {
     by: Option<String>,
     message: Option<String>,
     serving_revision: Option<i64>,
+    /// Of a cluster that does not leave them to DNS.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    endpoints: Option<EndpointCounts>,
     /// The document does not serve its latest text, because every proxy that answered refuses that.
     #[serde(rename = "quarantined", skip_serializing_if = "std::ops::Not::not")]
     is_quarantined: bool,
@@ -73,6 +76,7 @@ impl<'a> Entry<'a> {
             modified_at: None,
             by: None,
             message: None,
+            endpoints: None,
             serving_revision: status.serving.as_ref().map(|text| text.mod_revision),
         }
     }
@@ -100,6 +104,12 @@ impl<'a> Entry<'a> {
             self.by.clone_from(&entry.actor);
             self.message.clone_from(&entry.message);
         }
+        self
+    }
+
+    /// With the numbers of a cluster's endpoints.
+    pub(super) fn with_endpoints(mut self, endpoints: Option<EndpointCounts>) -> Self {
+        self.endpoints = endpoints;
         self
     }
 

@@ -59,6 +59,7 @@ fn derived(admin: &Admin) -> Derived {
     Derived {
         clients,
         documents,
+        empty_clusters: world.empty().count(),
         snapshot_revision: admin.snapshots.current().revision,
     }
 }

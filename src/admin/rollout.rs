@@ -26,8 +26,8 @@ use crate::fleet::Fleet;
 use crate::fleet::convergence::latency::{Latency, Times};
 use crate::fleet::convergence::{BEHIND_AFTER, Place, Question, Refusing, State as Standing};
 use crate::fleet::replicas::{
-    BehindSummary, Blamed, FORMAT, GoneSummary, LatencySummary, PlaceSummary, RefusedSummary, Replica, Replicas,
-    Summary, millis, moment,
+    BehindSummary, Blamed, FORMAT, GoneSummary, LatencySummary, LostSummary, PlaceSummary, RefusedSummary, Replica,
+    Replicas, Summary, millis, moment,
 };
 use crate::snapshot::Snapshot;
 
@@ -302,7 +302,8 @@ impl Sources<'_> {
             let nacks = nacks.filter(|one| one.revision <= revision);
             refused.extend(nacks.map(|one| one.clone().refusal(&summary.id)));
             let left = summary.gone.iter().filter(|one| is_of_group(&one.group));
-            let left = left.filter(|one| moment(one.connected_at) <= at && moment(one.gone_at) >= at);
+            // A summary has milliseconds.
+            let left = left.filter(|one| one.connected_at <= millis(at) && one.gone_at >= millis(at));
             gone.extend(left.map(|one| (one.node, one.live_on >= revision)));
             if let Some(other) = summary.latencies.iter().find(|of| of.revision == revision) {
                 let other = other.times();
@@ -527,18 +528,14 @@ fn summary_of(sources: Sources<'_>, most: usize, now: SystemTime) -> Summary {
         since: lagging.standing.since.map_or(0, millis),
         why: lagging.why.as_str().to_owned(),
     });
-    let gone = report
-        .gone
-        .iter()
-        .rev()
-        .take(GONE_MAX.min(most * 5))
-        .map(|gone| GoneSummary {
-            node: gone.node,
-            group: gone.place.group().to_string(),
-            connected_at: millis(gone.connected_at),
-            gone_at: millis(gone.gone_at),
-            live_on: live_on(&gone.place),
-        });
+    let gone = sources.fleet.gone(GONE_MAX.min(most * 5));
+    let gone = gone.iter().map(|gone| GoneSummary {
+        node: gone.node,
+        group: gone.place.group().to_string(),
+        connected_at: millis(gone.connected_at),
+        gone_at: millis(gone.gone_at),
+        live_on: live_on(&gone.place),
+    });
     let others = sources.replicas.others(now);
     let elsewhere = others.iter().flat_map(|replica| &replica.summary.gone);
     let elsewhere: BTreeSet<u32> = elsewhere.map(|gone| gone.node).collect();
@@ -569,7 +566,17 @@ fn summary_of(sources: Sources<'_>, most: usize, now: SystemTime) -> Summary {
         back: sources.fleet.connected_among(&elsewhere),
         latencies: latencies.collect(),
         stopped: false,
+        lost: others.iter().filter_map(lost).collect(),
     }
+}
+
+fn lost(replica: &Replica) -> Option<LostSummary> {
+    Some(LostSummary {
+        id: replica.summary.id.clone(),
+        version: replica.summary.version.clone(),
+        revision: replica.summary.revision,
+        at: millis(replica.lost_at?),
+    })
 }
 
 /// The state that a request waits for.

@@ -156,6 +156,15 @@ fn attention(admin: &Admin, rollout: &Rollout) -> Vec<Attention> {
             since: None,
         });
     }
+    for key in world.empty() {
+        let status = world.document(key);
+        documents.extend(status.map(|status| Attention {
+            kind: "empty",
+            key: Some(status.full_key.to_string()),
+            reason: status.empty.clone().unwrap_or_default(),
+            since: None,
+        }));
+    }
     documents.sort_by_key(|item| (item.kind == "expiring", item.since));
     found.extend(documents);
     found.extend(admin.freezes.current(now).into_iter().map(|freeze| {

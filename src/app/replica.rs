@@ -28,8 +28,9 @@ const KEEP: Duration = Duration::from_secs(3);
 const WRITE_EVERY: Duration = Duration::from_secs(1);
 /// Shortest time between two looks at the proxies.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
-/// How long an id may be taken by an earlier run of this server, whose lease has not ended.
-const TAKEN_FOR: Duration = Duration::from_secs(12);
+/// Time between two looks whether the configured id is free again: an earlier run of this server may have had it, whose
+/// lease had not ended.
+const RECLAIM_EVERY: Duration = Duration::from_secs(12);
 /// Wait after a failed write.
 const AGAIN_AFTER: Duration = Duration::from_secs(1);
 /// Longest last write when the process stops.
@@ -64,8 +65,8 @@ struct Claim {
     base: Arc<str>,
     /// The number behind it, if others have the id.
     number: u32,
-    /// Since when another lease has it.
-    taken_since: Option<Instant>,
+    /// When to look whether the id is free again.
+    reclaim_at: Instant,
 }
 
 impl Replica {
@@ -131,7 +132,7 @@ impl Replica {
         let mut claim = Claim {
             base: self.replicas.own(),
             number: 1,
-            taken_since: None,
+            reclaim_at: Instant::now(),
         };
         let mut published = self.snapshots.subscribe();
         while !token.is_cancelled() {
@@ -180,6 +181,15 @@ impl Replica {
             }
         }
 
+        if claim.number > 1 && claim.reclaim_at <= now {
+            claim.reclaim_at = now + RECLAIM_EVERY;
+            if self.is_free(&claim.base) {
+                self.end(prefix, written.take()).await?;
+                claim.number = 1;
+                self.replicas.set_own(&claim.base);
+            }
+        }
+
         let next = self.summary();
         let expect = match &*written {
             None => Expect::Absent,
@@ -199,7 +209,6 @@ impl Replica {
 
         match self.write(prefix, &next, lease, expect).await {
             Ok(revision) => {
-                claim.taken_since = None;
                 let keep_at = written.as_ref().map_or(now + KEEP, |known| known.keep_at);
                 *written = Some(Written {
                     lease,
@@ -211,23 +220,25 @@ impl Replica {
                 Ok(keep_at)
             }
             Err(error) => {
-                *written = None;
+                let had_id = written.take().is_some();
                 self.backend.end_lease(lease).await?;
                 let WriteError::Conflict { .. } = error else {
                     return Err(error);
                 };
-                let since = *claim.taken_since.get_or_insert(now);
-                if now >= since + TAKEN_FOR {
-                    claim.number += 1;
-                    let id = format!("{}~{}", claim.base, claim.number);
-                    warn!(
-                        replica = id,
-                        "Id of this replica is taken by another server: give it one by --replica-id"
-                    );
-                    self.replicas.set_own(&id);
-                    claim.taken_since = None;
+                if had_id {
+                    // The key was deleted or overwritten; whether the id is taken, the next try tells.
+                    return Ok(now);
                 }
-                Ok(now + AGAIN_AFTER)
+                claim.number += 1;
+                claim.reclaim_at = now + RECLAIM_EVERY;
+                let id = format!("{}~{}", claim.base, claim.number);
+                warn!(
+                    replica = id,
+                    "Id of this replica is taken, by another server or by an earlier run that was killed: if this lasts, \
+                     give the server an id by --replica-id"
+                );
+                self.replicas.set_own(&id);
+                Ok(now)
             }
         }
     }
@@ -269,8 +280,24 @@ impl Replica {
         })
     }
 
+    /// Whether no replica has an id.
+    fn is_free(&self, id: &str) -> bool {
+        let others = self.replicas.others(SystemTime::now());
+        let mut others = others.iter();
+        !others.any(|other| *other.summary.id == *id && other.lost_at.is_none())
+    }
+
     /// Say that the stop is clean, and delete the summary.
     async fn stop(&self, prefix: &str, written: Option<Written>) {
+        match timeout(STOP_WITHIN, self.end(prefix, written)).await {
+            Ok(Ok(())) => info!("Summary of this replica is deleted"),
+            Ok(Err(error)) => debug!(%error, "Summary of this replica ends with its lease"),
+            Err(_) => debug!("Summary of this replica ends with its lease"),
+        }
+    }
+
+    /// Delete the summary as at a clean stop.
+    async fn end(&self, prefix: &str, written: Option<Written>) -> Result<(), WriteError> {
         let Some(Written {
             lease,
             mut summary,
@@ -278,19 +305,13 @@ impl Replica {
             ..
         }) = written
         else {
-            return;
+            return Ok(());
         };
         summary.stopped = true;
         let expect = Expect::Etag(self.etag_at(revision));
-        let end = async {
-            let said = self.write(prefix, &summary, lease, expect).await;
-            said.and(self.backend.end_lease(lease).await)
-        };
-        match timeout(STOP_WITHIN, end).await {
-            Ok(Ok(_)) => info!("Summary of this replica is deleted"),
-            Ok(Err(error)) => debug!(%error, "Summary of this replica ends with its lease"),
-            Err(_) => debug!("Summary of this replica ends with its lease"),
-        }
+        let said = self.write(prefix, &summary, lease, expect).await;
+        self.backend.end_lease(lease).await?;
+        said.map(drop)
     }
 }
 
@@ -434,6 +455,44 @@ mod tests {
         one.token.cancel();
         one.running.await.unwrap();
         two.hears(<[_]>::is_empty).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_replica_that_was_killed_has_its_id_again_when_the_old_lease_ends() {
+        let store = Memory::new();
+        let (one, two) = (Server::start(&store, "one"), Server::start(&store, "two"));
+        two.hears(|others| others.len() == 1).await;
+        let [lease, _] = store.leases()[..] else { panic!() };
+        one.running.abort();
+        let again = Server::start(&store, "one");
+        let is_at = |id: &'static str| {
+            move |others: &[crate::fleet::replicas::Replica]| {
+                let there = others.iter().filter(|other| other.lost_at.is_none());
+                there.map(|other| other.summary.id.as_str()).eq([id])
+            }
+        };
+        two.hears(|others| others.iter().any(|other| other.summary.id == "one~2"))
+            .await;
+
+        store.end(lease);
+        two.hears(is_at("one")).await;
+        assert_eq!(&*again.replicas.own(), "one");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_starts_later_learns_which_replica_vanished() {
+        let store = Memory::new();
+        let (one, two) = (Server::start(&store, "one"), Server::start(&store, "two"));
+        two.hears(|others| others.len() == 1).await;
+        one.running.abort();
+        store.delete("/chancery/replicas/one");
+        let late = Server::start(&store, "late");
+        late.hears(|others| {
+            others
+                .iter()
+                .any(|other| other.summary.id == "one" && other.lost_at.is_some())
+        })
+        .await;
     }
 
     #[tokio::test(start_paused = true)]

@@ -669,6 +669,17 @@ impl Convergence {
         connected.filter(|hash| hashes.contains(hash)).collect()
     }
 
+    /// The proxies that went, the last one first: `most` of them.
+    pub(super) fn gone(&self, most: usize, now: SystemTime) -> Vec<Gone> {
+        let mut book = self.book.lock();
+        book.forget(now);
+        let gone = book.order.iter().rev().filter_map(|(at, node)| {
+            let gone = book.gone.get(node)?;
+            (gone.gone_at == *at).then(|| gone.clone())
+        });
+        gone.take(most).collect()
+    }
+
     /// The places, each with the number of its proxies.
     pub(super) fn places(&self) -> Vec<(Arc<Place>, usize)> {
         let book = self.book.lock();

@@ -50,6 +50,45 @@ pub struct Summary {
     /// The replica stops, and its proxies connect to others.
     #[serde(default)]
     pub stopped: bool,
+    /// The replicas that vanished, as this one remembers: a server that starts later learns of them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub lost: Vec<LostSummary>,
+}
+
+/// A replica that vanished without a clean stop.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LostSummary {
+    /// Its id.
+    pub id: String,
+    /// Its version.
+    pub version: String,
+    /// Its revision.
+    pub revision: i64,
+    /// In milliseconds.
+    pub at: u64,
+}
+
+impl LostSummary {
+    /// A summary without proxies.
+    fn summary(self) -> Summary {
+        Summary {
+            format: FORMAT,
+            id: self.id,
+            version: self.version,
+            admin: None,
+            revision: self.revision,
+            revisions: BTreeMap::new(),
+            sets: BTreeMap::new(),
+            places: Vec::new(),
+            behind: Vec::new(),
+            refused: Vec::new(),
+            gone: Vec::new(),
+            back: Vec::new(),
+            latencies: Vec::new(),
+            stopped: false,
+            lost: Vec::new(),
+        }
+    }
 }
 
 /// Proxies that stand alike.
@@ -204,7 +243,20 @@ impl Replicas {
             lost_at: None,
         };
         let id = replica.summary.id.clone();
-        self.0.others.lock().insert(id, replica);
+        let mut others = self.0.others.lock();
+        for lost in &replica.summary.lost {
+            // A replica that is there, or was here when it vanished, is known better.
+            if !others.contains_key(&lost.id) {
+                let of_lost = Replica {
+                    lost_at: Some(moment(lost.at)),
+                    heard_at: moment(lost.at),
+                    summary: Arc::new(lost.clone().summary()),
+                };
+                others.insert(lost.id.clone(), of_lost);
+            }
+        }
+        others.insert(id, replica);
+        drop(others);
         self.on_changed();
     }
 

@@ -99,6 +99,8 @@ pub struct Status {
     pub path: Option<String>,
     /// Said although it serves.
     pub warnings: Vec<String>,
+    /// A cluster that routes use has no endpoints: the warning that says so.
+    pub empty: Option<String>,
     /// Its latest text; `None` when it was deleted and is held.
     pub latest: Option<Arc<Text>>,
     /// The text that serves; `None` when nothing of it does.
@@ -193,6 +195,8 @@ pub struct World {
     unsettled: OrdSet<DocumentKey>,
     /// The secrets that serve, by the end of their certificates in seconds since 1970.
     ends: OrdSet<(i64, DocumentKey)>,
+    /// The clusters that are used and have no endpoints.
+    empty: OrdSet<DocumentKey>,
     /// What cannot be a document, by root.
     pub(super) problems: OrdMap<Root, Arc<[Status]>>,
     /// Instances that went lately, by cluster.
@@ -233,6 +237,7 @@ impl World {
             records: OrdMap::new(),
             unsettled: OrdSet::new(),
             ends: OrdSet::new(),
+            empty: OrdSet::new(),
             problems: OrdMap::new(),
             sources: OrdMap::new(),
             kept_deleted: OrdSet::new(),
@@ -293,6 +298,11 @@ impl World {
         self.unsettled().filter(|status| status.state == State::Refused)
     }
 
+    /// The clusters that are used and have no endpoints, sorted by key.
+    pub fn empty(&self) -> impl Iterator<Item = &DocumentKey> {
+        self.empty.iter()
+    }
+
     /// The secrets with a certificate that ends before a moment, in seconds since 1970; the first to end first.
     pub fn ending_before(&self, moment: i64) -> impl Iterator<Item = &Status> {
         let ends = self.ends.iter().take_while(move |(end, _)| *end < moment);
@@ -305,6 +315,9 @@ impl World {
         let status = &record.status;
         if matches!(status.state, State::Rejected | State::Held | State::Refused) {
             self.unsettled.insert(key.clone());
+        }
+        if status.empty.is_some() {
+            self.empty.insert(key.clone());
         }
         if let Some(end) = status.validity.and_then(|validity| validity.ends) {
             self.ends.insert((end, key.clone()));
@@ -321,6 +334,7 @@ impl World {
     fn forget_marks(&mut self, key: &DocumentKey) {
         let Some(before) = self.records.get(key) else { return };
         self.unsettled.remove(key);
+        self.empty.remove(key);
         if let Some(end) = before.status.validity.and_then(|validity| validity.ends) {
             self.ends.remove(&(end, key.clone()));
         }

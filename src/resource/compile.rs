@@ -68,7 +68,7 @@ use accepted::CompiledDocument;
 use conflicts::Examined;
 use context::Context;
 use depends::Dirty;
-pub use findings::{Findings, Loss, Missing};
+pub use findings::{EndpointCounts, Findings, Loss, Missing};
 use group::{GroupState, Outcome};
 use input::{ByGroup, GroupInput};
 use inventory::Inventory;

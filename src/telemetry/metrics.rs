@@ -124,6 +124,8 @@ pub struct Derived {
     pub clients: Vec<(&'static str, usize)>,
     /// Documents by kind and state. A pair without an entry has no series.
     pub documents: BTreeMap<(&'static str, &'static str), usize>,
+    /// Clusters that are used and have no endpoints.
+    pub empty_clusters: usize,
     /// The revision of the current snapshot.
     pub snapshot_revision: i64,
 }
@@ -133,6 +135,7 @@ pub struct Metrics {
     registry: Mutex<Registry>,
     clients: Family<VariantLabels, Gauge>,
     documents: Family<DocumentLabels, Gauge>,
+    clusters_empty: Gauge,
     snapshot_revision: Gauge,
     /// Snapshots published.
     pub snapshot_publishes: Counter,
@@ -172,6 +175,7 @@ impl Default for Metrics {
             registry: Mutex::default(),
             clients: Family::default(),
             documents: Family::default(),
+            clusters_empty: Gauge::default(),
             snapshot_revision: Gauge::default(),
             snapshot_publishes: Counter::default(),
             snapshot_skipped_equal: Counter::default(),
@@ -208,6 +212,12 @@ impl Metrics {
             "chancery_documents",
             "Documents by kind and state",
             self.documents.clone(),
+        );
+
+        registry.register(
+            "chancery_clusters_empty",
+            "Clusters that are used and have no endpoints",
+            self.clusters_empty.clone(),
         );
 
         registry.register(
@@ -357,6 +367,8 @@ impl Metrics {
                 .set(as_gauge(*count));
         }
 
+        self.clusters_empty
+            .set(i64::try_from(derived.empty_clusters).unwrap_or(i64::MAX));
         self.snapshot_revision.set(derived.snapshot_revision);
         self.etcd.age(Instant::now());
         let mut text = String::new();
@@ -394,6 +406,7 @@ mod tests {
         let derived = Derived {
             clients: vec![("sotw", 1), ("delta", 2)],
             documents: [(("routes", "accepted"), 4)].into(),
+            empty_clusters: 0,
             snapshot_revision: 17,
         };
         let text = metrics.encode(&derived, Format::OpenMetrics);

@@ -791,6 +791,43 @@ async fn events_tell_what_changes_and_resume() {
 }
 
 #[tokio::test]
+async fn a_cluster_without_endpoints_waits_for_an_operator() {
+    let server = Server::start(&[
+        ("/gateway/clusters/cart", "{}"),
+        ("/gateway/routes/cart", r#"{"match": "/*", "to": "cart"}"#),
+    ])
+    .await;
+    let empty = server.get("/api/v1/status").await["attention"].clone();
+    assert_eq!(
+        (&empty[0]["kind"], &empty[0]["key"], &empty[1]),
+        (&json!("empty"), &json!("/gateway/clusters/cart"), &Value::Null)
+    );
+    let reason = empty[0]["reason"].as_str().unwrap().to_owned();
+    assert!(
+        reason.starts_with("no instance is registered, and routes/cart names it"),
+        "{reason}"
+    );
+    let metrics = server.get("/metrics").await;
+    let is_counted = |line: &str| line == "chancery_clusters_empty 1";
+    assert!(metrics.as_str().unwrap().lines().any(is_counted), "{metrics}");
+    let cart = server.get("/api/v1/documents/clusters/cart").await;
+    assert_eq!(cart["endpoints"], json!({ "total": 0, "healthy": 0, "draining": 0 }));
+    assert_eq!(cart["warnings"], json!([reason]));
+
+    let register = |name: &str, text: &str| {
+        server
+            .store
+            .put(&format!("/services/cart/{name}"), text.as_bytes().to_vec())
+    };
+    register("a", "10.0.0.1:80");
+    register("b", r#"{"address": "10.0.0.2:80", "state": "drain"}"#);
+    server.read_again().await;
+    let cart = server.get("/api/v1/documents/clusters/cart").await;
+    assert_eq!(cart["endpoints"], json!({ "total": 2, "healthy": 1, "draining": 1 }));
+    assert_eq!(server.get("/api/v1/status").await["attention_total"], 0);
+}
+
+#[tokio::test]
 async fn a_rollout_can_be_waited_for() {
     let server = Server::start(&[]).await;
     let proxy = connect(&server.fleet, "edge-1");
@@ -926,6 +963,7 @@ async fn a_document_that_proxies_refuse_says_so() {
         "key": "/gateway/clusters/users", "kind": "clusters", "name": "users", "state": "refused", "held_by": null,
         "reason": "refused by the proxy edge-1: Error adding/updating cluster(s) users: bad",
         "path": null, "warnings": [], "revision": 1, "serving_revision": 1, "modified_at": null, "by": null, "message": null,
+        "endpoints": shown["documents"][0]["endpoints"],
     });
     assert_eq!(shown, json!({ "documents": [users], "next": null }));
     let second = connect(&server.fleet, "edge-2");
@@ -1832,6 +1870,7 @@ async fn metrics_count_documents_by_kind_and_state() {
     for line in [
         "chancery_documents{kind=\"clusters\",state=\"accepted\"} 1",
         "chancery_documents{kind=\"routes\",state=\"rejected\"} 1",
+        "chancery_clusters_empty 0",
         "chancery_clients{variant=\"sotw\"} 0",
         "chancery_clients{variant=\"delta\"} 0",
         "chancery_snapshot_revision 2",

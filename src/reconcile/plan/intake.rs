@@ -338,6 +338,7 @@ impl Intake {
             reason: Some(problem.reason.clone()),
             path: None,
             warnings: Vec::new(),
+            empty: None,
             latest: None,
             serving: None,
             validity: None,

@@ -143,6 +143,7 @@ impl Conclusion {
             reason: None,
             path: None,
             warnings: Vec::new(),
+            empty: None,
             latest: choice.latest.clone(),
             serving: serving.as_ref().map(|good| Arc::clone(&good.text)),
             validity: serving
@@ -234,6 +235,7 @@ impl Conclusion {
             reason,
             path,
             warnings,
+            empty,
             conflict,
             used_by,
         } = self.judgement(&key, record);
@@ -243,6 +245,7 @@ impl Conclusion {
             reason,
             path,
             warnings,
+            empty,
             since: wall,
             ..record.status.clone()
         };
@@ -282,6 +285,7 @@ impl Conclusion {
         warnings.extend(elsewhere.map(|stored| format!("written at {} too; that text is left out", stored.full_key)));
         let judgement = Judgement {
             warnings,
+            empty: findings.empty.clone(),
             conflict: winners.into_iter().find(|winner| *winner != key).cloned(),
             ..Judgement::default()
         };
@@ -376,6 +380,7 @@ struct Judgement {
     reason: Option<String>,
     path: Option<String>,
     warnings: Vec<String>,
+    empty: Option<String>,
     conflict: Option<DocumentKey>,
     used_by: Vec<DocumentKey>,
 }
@@ -388,6 +393,7 @@ impl Default for Judgement {
             reason: None,
             path: None,
             warnings: Vec::new(),
+            empty: None,
             conflict: None,
             used_by: Vec::new(),
         }

@@ -8,6 +8,7 @@ use super::input::entries_on;
 use super::policies::{EffectivePolicy, applied};
 use super::{Compiled, offers, policies};
 use crate::document::cluster::{Cluster, LbPolicy, Source};
+use crate::document::endpoint::Endpoint;
 use crate::document::key::{DocumentKey, Kind};
 use crate::document::listener::ClientIp;
 use crate::document::policy::{PolicyKind, PolicyRule};
@@ -42,6 +43,30 @@ pub struct Findings {
     pub missing: Vec<Missing>,
     /// Sentences about references to documents that serve nothing here, and about fields that gRPC clients cannot take.
     pub warnings: Vec<String>,
+    /// The cluster is used and has no endpoints: the sentence among the warnings.
+    pub empty: Option<String>,
+}
+
+/// Numbers of endpoints.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
+pub struct EndpointCounts {
+    /// All.
+    pub total: usize,
+    /// Those that get new requests; the health checks of proxies are not known.
+    pub healthy: usize,
+    /// Those that get no new requests and finish the open ones.
+    pub draining: usize,
+}
+
+impl EndpointCounts {
+    fn add(&mut self, endpoint: &Endpoint) {
+        self.total += 1;
+        if endpoint.draining {
+            self.draining += 1;
+        } else {
+            self.healthy += 1;
+        }
+    }
 }
 
 /// A document that another one names and that does not serve: it does not exist, or was rejected.
@@ -86,7 +111,8 @@ impl Compiled {
                 findings.warnings.extend(clusters::warnings(cluster, &self.context));
                 self.find_missing_members(compiled.document(), cluster, &mut findings);
                 self.find_missing_clusters(key, &mut findings);
-                findings.warnings.extend(self.without_instances(key, cluster));
+                findings.empty = self.without_instances(key, cluster);
+                findings.warnings.extend(findings.empty.clone());
                 findings.warnings.extend(self.cluster_for_grpc(key, cluster));
                 findings
                     .warnings
@@ -583,6 +609,23 @@ impl Compiled {
         Some(format!(
             "{what}, and {user} names it; requests sent there are answered with 503"
         ))
+    }
+
+    /// The endpoints of a cluster; `None`: the cluster is not accepted, or Envoy resolves a name.
+    #[must_use]
+    pub fn endpoint_counts(&self, key: &DocumentKey) -> Option<EndpointCounts> {
+        let name: Arc<str> = key.cluster().filter(|_| key.kind == Kind::Clusters)?.into();
+        let (cluster, ..) = self.inventory.cluster(&name)?;
+        let mut counts = EndpointCounts::default();
+        match &cluster.source {
+            Source::Dns { .. } => return None,
+            Source::Listed(endpoints) => endpoints.iter().for_each(|endpoint| counts.add(endpoint)),
+            Source::Registered | Source::Registry { .. } => {
+                let taken = offers::taken(&self.inventory, &self.context, &name);
+                taken.for_each(|(_, endpoint)| counts.add(endpoint));
+            }
+        }
+        Some(counts)
     }
 
     fn unused_registration(&self, key: &DocumentKey) -> Option<String> {
