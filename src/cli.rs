@@ -7,7 +7,7 @@ use std::ffi::OsString;
 use std::io::Write as _;
 use std::process::ExitCode;
 
-use clap::Command;
+use clap::{ArgMatches, Command};
 
 use crate::telemetry;
 
@@ -44,6 +44,8 @@ const TIMED_OUT: u8 = 3;
 /// No server was reached.
 const UNREACHABLE: u8 = 4;
 
+const ROLLOUT: &str = "rollout";
+
 const LONG_ABOUT: &str = "Chancery is a management server (xDS control plane) for Envoy. It reads routes, clusters and \
 listeners as documents from etcd or from a directory, compiles them, and streams them to every connected proxy.";
 
@@ -75,6 +77,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Some((name @ (undo::UNDO | undo::RESTORE), matches)) => undo::run(name, matches),
         Some((plan::CONFIRM, matches)) => plan::confirm(matches),
         Some((wait::NAME, matches)) => wait::run(matches),
+        Some((ROLLOUT, matches)) => rollout(matches),
         Some((name @ (freeze::FREEZE | freeze::FREEZES | freeze::UNFREEZE), matches)) => freeze::run(name, matches),
         Some((name @ (apply::APPLY | apply::PLAN | apply::IMPORT), matches)) => apply::run(name, matches),
         Some((folder::EXPORT, matches)) => folder::run(matches),
@@ -103,6 +106,7 @@ fn command() -> Command {
         .subcommands(history::commands())
         .subcommands(undo::commands())
         .subcommand(wait::command())
+        .subcommand(rollout_command())
         .subcommands(freeze::commands())
         .subcommand(get::command())
         .subcommand(explain::command())
@@ -117,6 +121,29 @@ fn command() -> Command {
         .subcommand(schema::command())
         .subcommand(bootstrap::command())
         .subcommands(complete::commands())
+}
+
+/// The verbs of `kubectl rollout`, by their names there.
+fn rollout_command() -> Command {
+    let [undo, _] = undo::commands();
+    let [history, _] = history::commands();
+    Command::new(ROLLOUT)
+        .about("The same as wait, history and undo, by the names of kubectl")
+        .after_help("Examples:\n  chancery rollout status\n  chancery rollout history routes/orders\n  chancery rollout undo 1842")
+        .subcommand_required(true)
+        .arg_required_else_help(true)
+        .subcommand(wait::command().name("status"))
+        .subcommand(history)
+        .subcommand(undo)
+}
+
+fn rollout(matches: &ArgMatches) -> ExitCode {
+    match matches.subcommand() {
+        Some((history::HISTORY, matches)) => history::run(matches),
+        Some((undo::UNDO, matches)) => undo::run(undo::UNDO, matches),
+        Some((_, matches)) => wait::run(matches),
+        None => ExitCode::from(WRONG_USAGE),
+    }
 }
 
 /// Help and version are results; everything else is wrong usage.

@@ -232,6 +232,10 @@ pub struct ClientView {
     pub node_id: Arc<str>,
     /// `node.cluster`.
     pub node_cluster: Arc<str>,
+    /// `node.user_agent_name`.
+    pub user_agent: Arc<str>,
+    /// `node.user_agent_build_version`: major, minor and patch number.
+    pub version: Option<(u32, u32, u32)>,
     /// The group of the node.
     pub group: Arc<str>,
     /// The address of the peer; `None` over a Unix socket.

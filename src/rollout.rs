@@ -26,8 +26,8 @@ pub struct Node {
     pub locality: (String, String, String),
     /// `node.user_agent_name`.
     pub user_agent: Arc<str>,
-    /// `node.user_agent_build_version`, major and minor number.
-    pub version: Option<(u32, u32)>,
+    /// `node.user_agent_build_version`: major, minor and patch number.
+    pub version: Option<(u32, u32, u32)>,
     /// `node.client_features`.
     pub features: Vec<String>,
 }
@@ -36,7 +36,7 @@ impl Node {
     /// True if the node is an Envoy older than a version, major and minor number.
     #[must_use]
     pub fn is_envoy_before(&self, version: (u32, u32)) -> bool {
-        &*self.user_agent == "envoy" && self.version.is_some_and(|own| own < version)
+        &*self.user_agent == "envoy" && self.version.is_some_and(|(major, minor, _)| (major, minor) < version)
     }
 
     /// True if the node is a gRPC library that resolves names by xDS, without a proxy.

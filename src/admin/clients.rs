@@ -42,6 +42,8 @@ struct Client<'a> {
 struct Node<'a> {
     id: &'a str,
     cluster: &'a str,
+    user_agent: &'a str,
+    version: Option<String>,
 }
 
 /// The fields of a type before its subscription.
@@ -142,6 +144,10 @@ fn show(view: &ClientView, shown: &Shown, replica: &str, with_names: bool) -> Pi
         node: Node {
             id: &view.node_id,
             cluster: &view.node_cluster,
+            user_agent: &view.user_agent,
+            version: view
+                .version
+                .map(|(major, minor, patch)| format!("{major}.{minor}.{patch}")),
         },
         replica,
         revision: shown.revision,

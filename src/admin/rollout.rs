@@ -95,6 +95,8 @@ pub(super) struct Lagging {
     group: String,
     replica: String,
     state: &'static str,
+    /// The newest change that the proxy has; `None`: an older one than is known.
+    revision: Option<i64>,
     types: Vec<String>,
     #[serde(serialize_with = "as_time")]
     since: SystemTime,
@@ -257,6 +259,7 @@ impl Sources<'_> {
                 group: lagging.group.to_string(),
                 replica: own.to_string(),
                 state: lagging.standing.state.as_str(),
+                revision: lagging.live_on,
                 types: lagging.standing.types.iter().map(ToString::to_string).collect(),
                 since: lagging.standing.since.unwrap_or(at),
                 why: lagging.why.as_str().to_owned(),
@@ -290,6 +293,7 @@ impl Sources<'_> {
                 group: one.group.clone(),
                 replica: summary.id.clone(),
                 state: standing(false, one.state.as_deref(), moment(one.since), now).as_str(),
+                revision: (one.live_on > 0).then_some(one.live_on),
                 types: one.types.clone(),
                 since: moment(one.since),
                 why: if has_it {

@@ -424,6 +424,8 @@ mod tests {
         Identity {
             node_id: "n1".into(),
             node_cluster: "c".into(),
+            user_agent: "envoy".into(),
+            version: Some((1, 40, 0)),
             group: "default".into(),
             has_zone: false,
             lacks_slots: false,

@@ -2,20 +2,27 @@
 //!
 //! In: folders and files that mirror the keys, or the body of `POST /api/v1/apply` on stdin. Out: the revision, and one
 //! line for each document that changed. A mistake is told with file, line and column.
+//!
+//! `--prune` also deletes documents that have no file; a person is asked first.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 use serde_json::{Value, json};
 
 use super::check::place::Place;
 use super::files::{self, Files};
-use super::remote::{Failure, Part, Session, Shown, arguments, run as run_remote, short};
+use super::remote::{Failure, Part, Session, Shown, arguments, run as run_remote, short, short_key};
 use super::show::table::{Column, Table};
+use super::undo::{ask, may_ask, yes};
+use super::wait;
 use super::write::{force, message};
 use crate::client::{Call, Problem};
 use crate::document::key::Layout;
+
+mod prune;
 
 pub(super) const APPLY: &str = "apply";
 /// `apply --dry-run`.
@@ -30,7 +37,7 @@ pub(super) fn commands() -> [Command; 3] {
         Command::new(APPLY)
             .about("Write the documents of files in one change")
             .after_help(
-                "Examples:\n  chancery apply ./gateway -m 'release 77'\n  chancery apply routes/orders.yaml clusters/orders.json\n  chancery apply - < change.json",
+                "Examples:\n  chancery apply ./gateway -m 'release 77'\n  chancery apply routes/orders.yaml clusters/orders.json\n  chancery apply - < change.json\n  chancery apply ./gateway --prune 'routes/shop/*' --wait 30s",
             )
             .arg(files::paths().required(false).help("Folders or files of documents; - reads stdin"))
             .arg(file())
@@ -48,16 +55,20 @@ pub(super) fn commands() -> [Command; 3] {
                     .value_name("TIME")
                     .help("Undo the change after this time, such as 5m, unless `chancery confirm` comes before"),
             )
+            .arg(prune::flag())
+            .arg(yes("Do not ask before --prune deletes documents"))
+            .arg(wait::flag())
             .arg(force("Write though a test of another document fails, or a cluster that is deleted is in use"))
             .arg(message())
             .args(arguments()),
         Command::new(PLAN)
             .about("Show what the documents of files would do; nothing is written")
-            .after_help("Examples:\n  chancery plan ./gateway\n  chancery plan routes/orders.yaml -o json")
+            .after_help("Examples:\n  chancery plan ./gateway\n  chancery plan routes/orders.yaml -o json\n  chancery plan ./gateway --prune 'routes/shop/*'")
             .arg(files::paths().required(false).help("Folders or files of documents; - reads stdin"))
             .arg(file())
             .arg(if_base())
             .arg(in_parts())
+            .arg(prune::flag())
             .args(arguments()),
         Command::new(IMPORT)
             .about("Write the documents of a folder that `chancery export` made")
@@ -131,16 +142,36 @@ pub(super) fn run(name: &str, matches: &ArgMatches) -> ExitCode {
             (false, true) => "?force=true",
             (false, false) => "",
         };
-        apply(&session, &paths, body, query).await
+        let files = read(&Layout::default(), &paths)?;
+        let mut documents = documents(&files)?;
+        if let Some(pattern) = matches.try_get_one::<String>("prune").ok().flatten() {
+            let is_asked = query != DRY_RUN && !flag("yes");
+            if is_asked {
+                may_ask(matches)?;
+            }
+            let deleted = prune::without_file(&session, pattern, &files).await?;
+            if is_asked && !deleted.is_empty() {
+                let names: Vec<String> = deleted.iter().map(short_key).collect();
+                ask(&format!("Deletes, because no file is for them:  {}", names.join(" ")))?;
+            }
+            documents.extend(deleted);
+        }
+        body["documents"] = Value::Array(documents);
+        let within = matches.try_get_one::<Duration>("wait").ok().flatten().copied();
+        apply(&session, &files, body, query, within).await
     })
 }
 
-async fn apply(session: &Session, paths: &[&PathBuf], mut body: Value, query: &str) -> Result<(), Failure> {
-    let layout = Layout::default();
-    let files = Files::read(&layout, paths).map_err(|error| Failure::failed(format!("{error:#}")))?;
-    if let Some(problem) = files.problems().first() {
-        return Err(Failure::failed(format!("{}: {}", problem.place, problem.reason)));
+fn read(layout: &Layout, paths: &[&PathBuf]) -> Result<Files, Failure> {
+    let files = Files::read(layout, paths).map_err(|error| Failure::failed(format!("{error:#}")))?;
+    match files.problems().first() {
+        Some(problem) => Err(Failure::failed(format!("{}: {}", problem.place, problem.reason))),
+        None => Ok(files),
     }
+}
+
+/// The documents of the body.
+fn documents(files: &Files) -> Result<Vec<Value>, Failure> {
     let documents: Vec<Value> = files
         .all()
         .map(|(key, text)| {
@@ -149,24 +180,33 @@ async fn apply(session: &Session, paths: &[&PathBuf], mut body: Value, query: &s
             json!({ "kind": key.kind.as_str(), "name": *key.name, "value": value })
         })
         .collect();
-    if documents.is_empty() {
-        return Err(Failure::failed("found no document in these paths"));
+    match documents.is_empty() {
+        true => Err(Failure::failed("found no document in these paths")),
+        false => Ok(documents),
     }
-    body["documents"] = Value::Array(documents);
+}
+
+async fn apply(
+    session: &Session,
+    files: &Files,
+    body: Value,
+    query: &str,
+    within: Option<Duration>,
+) -> Result<(), Failure> {
     let answer = session.call(Call::post(format!("/api/v1/apply{query}"), &body)).await;
     match answer {
         Ok(answer) if query == DRY_RUN => super::plan::show(session, answer.body),
         Ok(answer) => {
             let revision = answer.body["revision"].as_i64();
-            session.show(&shown(answer.body))?;
+            let ended = wait::after(session, shown(answer.body), revision, within).await;
             if let (Some(revision), Some(within)) = (revision, body["confirm_within"].as_str()) {
                 super::hint(format!(
                     "chancery confirm {revision}, or {revision} is undone after {within}"
                 ));
             }
-            Ok(())
+            ended
         }
-        Err(Failure::Refused(problem)) => Err(Failure::Refused(Box::new(with_places(*problem, &files)))),
+        Err(Failure::Refused(problem)) => Err(Failure::Refused(Box::new(with_places(*problem, files)))),
         Err(failure) => Err(failure),
     }
 }
@@ -192,7 +232,7 @@ fn shown(body: Value) -> Shown {
         Column::whole("  ACTION"),
         Column::name("DOCUMENT"),
         Column::whole("STATE"),
-        Column::name("WARNINGS"),
+        Column::sentence("WARNINGS"),
     ]);
     let mut names = Vec::new();
     for document in changed {

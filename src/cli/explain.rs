@@ -9,7 +9,10 @@ use super::remote::{Failure, Part, Session, Shown, arguments, run as run_remote,
 use super::show::table::{Column, Table};
 use crate::client::Call;
 
+mod facts;
 mod request;
+
+use facts::Facts;
 
 pub(super) const NAME: &str = "explain";
 
@@ -23,6 +26,7 @@ const AFTER_HELP: &str = "Examples:
   chancery explain https://api.example.com/v1/orders/7
   chancery explain 'curl -X POST https://api.example.com/v1/orders/7 -H \"x-env-tag: canary\"'
   chancery explain --group edge --listener public 'DELETE api.example.com/v1/orders/7'
+  chancery explain --revision 1841 api.example.com/v1/orders/7
   tail -n 1 access.log | chancery explain -";
 
 pub(super) fn command() -> Command {
@@ -50,6 +54,13 @@ pub(super) fn command() -> Command {
                 .long("listener")
                 .value_name("NAME")
                 .help("The listener, if several take the request"),
+        )
+        .arg(
+            Arg::new("revision")
+                .long("revision")
+                .value_name("R")
+                .value_parser(clap::value_parser!(i64).range(1..))
+                .help("By the documents of this revision [default: those that serve]"),
         )
         .args(arguments())
 }
@@ -84,22 +95,33 @@ pub(super) fn run(matches: &ArgMatches) -> ExitCode {
             "headers": headers,
             "group": matches.get_one::<String>("group"),
             "listener": matches.get_one::<String>("listener"),
+            "revision": matches.get_one::<i64>("revision"),
         });
         let answer = session.call(Call::post("/api/v1/explain", &body)).await?;
-        session.show(&shown(&session, answer.body))
+        // The documents of now say nothing about an earlier revision.
+        let is_now = matches.get_one::<i64>("revision").is_none();
+        let facts = match is_now && session.is_for_people() {
+            true => Facts::ask(&session, &answer.body, answer.now()).await,
+            false => Facts::default(),
+        };
+        session.show(&shown(&session, answer.body, &facts))
     })
 }
 
-fn shown(session: &Session, body: Value) -> Shown {
-    let mut ladder = Table::new([Column::whole(""), Column::name(""), Column::name("")]);
+fn shown(session: &Session, body: Value, facts: &Facts) -> Shown {
+    let mut ladder = Table::new([Column::whole(""), Column::name(""), Column::sentence("")]);
     let mut row = |head: &str, what: String, why: String| ladder.row([format!("  {head}"), what, why]);
     let listener = &body["listener"];
     if body["virtual_host"].is_string() {
-        row("host", text(&body, "virtual_host").to_owned(), String::new());
+        let host = text(&body, "virtual_host");
+        row("host", host.to_owned(), kind_of_host(host).to_owned());
     }
     let route = &body["route"];
     if route.is_object() {
-        row("route", short(text(route, "key")), place(route));
+        let rule = facts.rule.clone().unwrap_or_else(|| place(route));
+        let words = [Some(rule), facts.changed.clone()];
+        let words: Vec<String> = words.into_iter().flatten().filter(|word| !word.is_empty()).collect();
+        row("route", short(text(route, "key")), words.join("  "));
     }
     for cluster in list(&body["destination"]["clusters"]) {
         let of_weight = list(&body["destination"]["clusters"]).count() > 1;
@@ -109,7 +131,8 @@ fn shown(session: &Session, body: Value) -> Shown {
             String::new()
         };
         let to = format!("{}{share} -> {}", text(cluster, "name"), text(&body["request"], "path"));
-        row("to", to, endpoints(cluster));
+        let why = facts.empty.get(text(cluster, "key")).map(|why| format!(": {why}"));
+        row("to", to, endpoints(cluster) + &why.unwrap_or_default());
         let listed = list(&cluster["endpoints"]).take(if session.is_wide() { usize::MAX } else { 3 });
         for endpoint in listed {
             let zone = endpoint["zone"].as_str().map(|zone| format!("zone {zone}"));
@@ -134,15 +157,13 @@ fn shown(session: &Session, body: Value) -> Shown {
         row("policy", from, text(policy, "does").to_owned());
     }
     if body["timeouts"].is_object() {
-        let mut facts = vec![format!(
-            "response {}",
-            body["timeouts"]["response"].as_str().unwrap_or("15s")
-        )];
+        let limit = body["timeouts"]["response"].as_str().unwrap_or("15s");
+        let mut retries = String::new();
         if body["retry"].is_object() {
             let on: Vec<&str> = list(&body["retry"]["on"]).filter_map(Value::as_str).collect();
-            facts.push(format!("{} retries on {}", body["retry"]["attempts"], on.join(", ")));
+            retries = format!("{} retries on {}", body["retry"]["attempts"], on.join(", "));
         }
-        row("time", facts.join("; "), String::new());
+        row("time", format!("response {limit}"), retries);
     }
     let is_found = route.is_object();
     for (index, loser) in list(&body["losers"]).enumerate() {
@@ -153,10 +174,11 @@ fn shown(session: &Session, body: Value) -> Shown {
         };
         let place = place(loser);
         let name = short(text(loser, "key"));
-        let name = if place.is_empty() {
-            name
-        } else {
-            format!("{name} {place}")
+        let name = match place.as_str() {
+            // The route without its overrides.
+            "" if loser["key"] == route["key"] => format!("{name}#default"),
+            "" => name,
+            place => format!("{name}#{place}"),
         };
         row(head, name, text(loser, "why").to_owned());
     }
@@ -168,12 +190,18 @@ fn shown(session: &Session, body: Value) -> Shown {
             .and_then(Value::as_str)
             .unwrap_or_default();
         let port = address.rsplit(':').next().unwrap_or_default();
-        head.push_str(&format!(
-            "   group {}, revision {}, listener {} :{port}",
+        let place = format!(
+            "group {}, revision {}, listener {} :{port}",
             text(&body, "group"),
             body["revision"],
             text(listener, "name")
-        ));
+        );
+        let used = head.chars().count() + place.chars().count();
+        head = match session.width() {
+            None => format!("{head}   {place}"),
+            Some(width) if used + 3 <= width => format!("{head}{}{place}", " ".repeat(width - used)),
+            Some(_) => format!("{head}\n{place}"),
+        };
     }
     let names = route["key"].as_str().map(short).into_iter().collect();
     Shown {
@@ -193,6 +221,16 @@ fn place(rule: &Value) -> String {
         (Some(index), _) => format!("overrides[{index}]"),
         (None, "match") => String::new(),
         (None, entry) => entry.to_owned(),
+    }
+}
+
+/// How the domain of a virtual host is compared.
+fn kind_of_host(domain: &str) -> &'static str {
+    match domain {
+        "*" => "any host",
+        domain if domain.starts_with('*') => "suffix",
+        domain if domain.ends_with('*') => "prefix",
+        _ => "exact",
     }
 }
 

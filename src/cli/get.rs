@@ -86,9 +86,9 @@ const COLUMNS: [Column; 4] = [
 
 fn table(session: &Session, documents: &[&Value]) -> Table {
     let mut columns = COLUMNS.to_vec();
-    columns.push(Column::name("REASON"));
+    columns.push(Column::sentence("REASON"));
     if session.is_wide() {
-        columns.push(Column::name("WARNINGS"));
+        columns.push(Column::sentence("WARNINGS"));
     }
     let mut table = Table::new(columns);
     for document in documents {

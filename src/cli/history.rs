@@ -1,12 +1,15 @@
 //! `chancery history` and `chancery diff`: the changes of documents with time, author and reason, and their texts.
 
+use std::collections::BTreeMap;
 use std::process::ExitCode;
+use std::time::SystemTime;
 
 use clap::{Arg, ArgMatches, Command, value_parser};
 use serde_json::Value;
 
-use super::remote::{Failure, Part, Session, Shown, arguments, encoded, run as run_remote, short_key};
+use super::remote::{Failure, Part, Session, Shown, arguments, encoded, run as run_remote, short_key, text};
 use super::show::table::{Column, Table};
+use super::wait::seconds;
 
 pub(super) const HISTORY: &str = "history";
 pub(super) const DIFF: &str = "diff";
@@ -70,10 +73,19 @@ pub(super) fn run(matches: &ArgMatches) -> ExitCode {
             let value = matches.get_one::<String>(flag);
             query.extend(value.map(|value| format!("{name}={}", encoded(value))));
         }
+        // The list has the newest change once its entry is there, for which this read waits.
+        if let Ok(Some(newest)) = newest(&session).await {
+            drop(session.get(format!("/api/v1/revisions/{newest}")).await);
+        }
         let limit = matches.get_one::<u32>("limit").copied().unwrap_or_default();
         query.push(format!("limit={limit}"));
         let answer = session.get(format!("/api/v1/revisions?{}", query.join("&"))).await?;
-        session.show(&list(answer.body))
+        let now = answer.now();
+        let facts = match session.is_for_people() {
+            true => Facts::ask(&session).await,
+            false => Facts::default(),
+        };
+        session.show(&list(answer.body, &facts, now))
     })
 }
 
@@ -91,22 +103,65 @@ async fn full_key(session: &Session, key: &str) -> Result<String, Failure> {
     }
 }
 
-fn list(body: Value) -> Shown {
+/// What the list of changes does not say itself: asked for people only.
+#[derive(Default)]
+struct Facts {
+    /// `etcd` or `directory`.
+    store: Option<String>,
+    /// The proxies that refuse a change now, by its revision.
+    refusing: BTreeMap<i64, Vec<String>>,
+}
+
+impl Facts {
+    /// Without an answer, the list is shown without them.
+    async fn ask(session: &Session) -> Self {
+        let Ok(status) = session.get("/api/v1/status").await else {
+            return Self::default();
+        };
+        let mut facts = Self {
+            store: status.body["store"]["kind"].as_str().map(str::to_owned),
+            ..Self::default()
+        };
+        for refused in status.body["refused"].as_array().into_iter().flatten() {
+            let revision = refused["revision"].as_i64().unwrap_or_default();
+            let nodes = facts.refusing.entry(revision).or_default();
+            let node = text(refused, "node").to_owned();
+            if !nodes.contains(&node) {
+                nodes.push(node);
+            }
+        }
+        facts
+    }
+}
+
+fn list(body: Value, facts: &Facts, now: SystemTime) -> Shown {
     let mut table = Table::new([
         Column::number("REV"),
         Column::whole("WHEN"),
         Column::name("WHO"),
-        Column::name("WHAT"),
-        Column::name("WHY"),
+        Column::sentence("WHAT"),
+        Column::number("PROXIES"),
+        Column::sentence("LIVE IN"),
+        Column::sentence("WHY"),
     ]);
     let mut names = Vec::new();
     for change in body["revisions"].as_array().into_iter().flatten() {
+        let rollout = &change["rollout"];
+        let proxies = match (
+            rollout["proxies"]["live"].as_u64(),
+            rollout["proxies"]["total"].as_u64(),
+        ) {
+            (Some(live), Some(total)) => format!("{live}/{total}"),
+            _ => "-".to_owned(),
+        };
         names.push(change["revision"].to_string());
         table.row([
             change["revision"].to_string(),
-            change["at"].as_str().map(clock).unwrap_or_default(),
-            author(change),
+            when(&change["at"], now),
+            author(change, facts.store.as_deref()),
             documents(change),
+            proxies,
+            live_in(change, facts),
             why(change),
         ]);
     }
@@ -116,17 +171,46 @@ fn list(body: Value) -> Shown {
     }
 }
 
-/// `11-30 02:29:08` of a time of the API.
-fn clock(at: &str) -> String {
-    let date = at.get(5..10).unwrap_or_default();
-    format!("{date} {}", at.get(11..19).unwrap_or_default())
+/// The time until every proxy had a change, or the proxies that refuse it.
+fn live_in(change: &Value, facts: &Facts) -> String {
+    const NAMED: usize = 2;
+    let refusing = change["revision"]
+        .as_i64()
+        .and_then(|revision| facts.refusing.get(&revision));
+    if let Some(nodes) = refusing {
+        let more = nodes.len().saturating_sub(NAMED);
+        let named = nodes.iter().take(NAMED).cloned().collect::<Vec<_>>().join(", ");
+        return match more {
+            0 => format!("refused by {named}"),
+            more => format!("refused by {named} and {more} more"),
+        };
+    }
+    let rollout = &change["rollout"];
+    let longest = rollout["live_after_ms"]["max"]
+        .as_f64()
+        .filter(|_| rollout["state"] == "live");
+    longest.map_or_else(|| "-".to_owned(), seconds)
 }
 
-/// The author of a change; of a write straight to the store, which has none, that.
-pub(super) fn author(change: &Value) -> String {
+/// `02:29:08` of a time of the API on the day of `now`, else `11-30 02:29`.
+fn when(at: &Value, now: SystemTime) -> String {
+    let at = at.as_str().unwrap_or_default();
+    let today = humantime::format_rfc3339_seconds(now).to_string();
+    match (at.get(..10), at.get(5..10)) {
+        (Some(day), _) if today.starts_with(day) => at.get(11..19).unwrap_or_default().to_owned(),
+        (_, Some(day)) => format!("{day} {}", at.get(11..16).unwrap_or_default()),
+        _ => "-".to_owned(),
+    }
+}
+
+/// The author of a change; of a write straight to the store, which has none, the store.
+pub(super) fn author(change: &Value, store: Option<&str>) -> String {
     match (change["actor"].as_str(), change["via"].as_str()) {
         (Some(actor), _) => actor.to_owned(),
-        (None, Some("direct")) => "(direct)".to_owned(),
+        (None, Some("direct")) => match store {
+            Some(store) => format!("{store} (direct)"),
+            None => "(direct)".to_owned(),
+        },
         (None, Some(via)) => via.to_owned(),
         (None, None) => "-".to_owned(),
     }
@@ -285,7 +369,9 @@ mod tests {
             "~ routes/orders + clusters/new - defaults and 1 more"
         );
         assert_eq!(why(&change), "release 77; undoes 7; undone by 11");
-        assert_eq!(author(&change), "(direct)");
-        assert_eq!(clock("2026-11-30T02:29:08.108Z"), "11-30 02:29:08");
+        assert_eq!(author(&change, Some("etcd")), "etcd (direct)");
+        let at = |time: &str| humantime::parse_rfc3339(time).unwrap();
+        assert_eq!(when(&change["at"], at("2026-11-30T23:59:59Z")), "02:29:08");
+        assert_eq!(when(&change["at"], at("2026-12-01T00:00:00Z")), "11-30 02:29");
     }
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 use clap::{Arg, ArgAction, ArgMatches, Command};
 use serde_json::{Value, json};
 
-use super::remote::{Failure, Part, Session, Shown, arguments, encoded, run as run_remote, short};
+use super::remote::{Failure, Part, Session, Shown, arguments, cause, encoded, run as run_remote, short, text};
 use super::show::age;
 use super::show::table::{Column, Table};
 
@@ -96,7 +96,10 @@ pub(super) fn run(matches: &ArgMatches) -> ExitCode {
                 format!("no proxy with the node id {node} is connected, and none was within 10 minutes"),
                 Some("chancery ps".to_owned()),
             )),
-            Some(_) => session.show(&one(clients, now)),
+            Some(node) => {
+                let blamed = blamed(&session, node, &clients, now).await;
+                session.show(&one(clients, &blamed, now))
+            }
             None => session.show(&many(&session, clients, now, matches.get_flag("all"))),
         }
     })
@@ -189,6 +192,16 @@ fn node(client: &Value) -> String {
     }
 }
 
+/// The version of an Envoy; the name of any other client.
+fn program(node: &Value) -> String {
+    let words = [node["user_agent"].as_str(), node["version"].as_str()];
+    match words {
+        [Some("envoy"), Some(version)] => version.to_owned(),
+        [Some(name), _] if !name.is_empty() => name.to_owned(),
+        _ => "-".to_owned(),
+    }
+}
+
 fn many(session: &Session, mut clients: Vec<Value>, now: SystemTime, all: bool) -> Shown {
     let rank = |client: &Value| {
         STATES
@@ -206,13 +219,17 @@ fn many(session: &Session, mut clients: Vec<Value>, now: SystemTime, all: bool) 
         Column::number("SINCE"),
     ];
     columns.extend(TYPES.map(|(head, _)| Column::whole(head)));
-    columns.extend([Column::number("LAST ACK"), Column::whole("REPLICA")]);
+    columns.extend([
+        Column::spare("LAST ACK"),
+        Column::whole("ENVOY"),
+        Column::whole("REPLICA"),
+    ]);
     if session.is_wide() {
         columns.extend([
             Column::whole("VARIANT"),
             Column::name("ADDRESS"),
             Column::name("CLUSTER"),
-            Column::name("WARNINGS"),
+            Column::sentence("WARNINGS"),
         ]);
     }
     let mut table = Table::new(columns);
@@ -239,7 +256,11 @@ fn many(session: &Session, mut clients: Vec<Value>, now: SystemTime, all: bool) 
             age::short_since(since, now),
         ];
         cells.extend(TYPES.map(|(_, name)| cell(&client["types"][name], now)));
-        cells.extend([age::short_since(&last_ack(client), now), text(&client["replica"])]);
+        cells.extend([
+            age::short_since(&last_ack(client), now),
+            program(&client["node"]),
+            text(&client["replica"]),
+        ]);
         if session.is_wide() {
             let warnings: Vec<&str> = client["warnings"]
                 .as_array()
@@ -276,20 +297,47 @@ fn many(session: &Session, mut clients: Vec<Value>, now: SystemTime, all: bool) 
     }
 }
 
+/// The documents that may be the cause of the NACKs of a node, by type; the clients do not say them.
+async fn blamed(session: &Session, id: &str, clients: &[Value], now: SystemTime) -> Vec<(String, String)> {
+    if !session.is_for_people() || !clients.iter().any(|client| state(client, now) == "refused") {
+        return Vec::new();
+    }
+    let Ok(rollout) = session.get("/api/v1/rollout/latest").await else {
+        return Vec::new();
+    };
+    let mut found = Vec::new();
+    let of_node = rollout.body["refused"].as_array().into_iter().flatten();
+    for refused in of_node.filter(|refused| refused["node"] == id) {
+        for document in refused["documents"].as_array().into_iter().flatten() {
+            let path = document["path"].as_str().map(|path| format!(": {path}"));
+            let place = format!("{}{}", short(text(document, "key")), path.unwrap_or_default());
+            let blame = (text(refused, "type").to_owned(), place);
+            if !found.contains(&blame) {
+                found.push(blame);
+            }
+        }
+    }
+    found
+}
+
 /// Everything about the streams of one node id.
-fn one(clients: Vec<Value>, now: SystemTime) -> Shown {
+fn one(clients: Vec<Value>, blamed: &[(String, String)], now: SystemTime) -> Shown {
     let mut parts = Vec::new();
     for client in &clients {
         let text = |value: &Value| value.as_str().unwrap_or("-").to_owned();
         let gone = client["gone_at"]
             .as_str()
             .map(|_| format!(", gone for {}", age::short_since(&client["gone_at"], now)));
-        parts.push(Part::Text(format!(
-            "{}  {}  group {}, {} from {}, connected for {}{}",
+        parts.push(Part::Sentence(format!(
+            "{}  {}  group {}, {} {} from {}, connected for {}{}",
             node(client),
             state(client, now),
             text(&client["group"]),
-            text(&client["variant"]),
+            client["node"]["user_agent"].as_str().unwrap_or("client"),
+            match client["node"]["version"].as_str() {
+                Some(version) => format!("{version} ({})", text(&client["variant"])),
+                None => format!("({})", text(&client["variant"])),
+            },
             text(&client["address"]),
             age::short_since(&client["connected_at"], now),
             gone.unwrap_or_default(),
@@ -308,7 +356,7 @@ fn one(clients: Vec<Value>, now: SystemTime) -> Shown {
             Column::number("ACK"),
             Column::whole("VERSION"),
         ]);
-        let mut nacks = Vec::new();
+        let mut nacks = Table::new([Column::whole(""), Column::sentence("")]);
         for (name, figures) in client["types"].as_object().into_iter().flatten() {
             let subscribed = match &figures["subscribed"] {
                 Value::Array(names) => names.len().to_string(),
@@ -334,23 +382,16 @@ fn one(clients: Vec<Value>, now: SystemTime) -> Shown {
                 version,
             ]);
             if is_refused(figures) {
-                let message = text(&figures["refused"]["message"]);
-                nacks.push(format!(
-                    "  {name} refused {} ago: {message}",
-                    age::short_since(&figures["refused"]["at"], now)
-                ));
-                let documents = figures["refused"]["documents"].as_array().into_iter().flatten();
-                nacks.extend(documents.map(|document| {
-                    let path = document["path"]
-                        .as_str()
-                        .map(|path| format!(": {path}"))
-                        .unwrap_or_default();
-                    format!("    by {}{path}", short(document["key"].as_str().unwrap_or_default()))
-                }));
+                let message = figures["refused"]["message"].as_str().unwrap_or_default();
+                let age = age::short_since(&figures["refused"]["at"], now);
+                nacks.row([format!("  {name}"), format!("refused {age} ago: {}", cause(message))]);
+                for (_, place) in blamed.iter().filter(|(of, _)| of == name) {
+                    nacks.row(["  because of".to_owned(), place.clone()]);
+                }
             }
         }
         parts.push(Part::Table(table));
-        parts.extend(nacks.into_iter().map(Part::Text));
+        parts.push(Part::Table(nacks));
     }
     let names = clients.iter().map(node).collect();
     Shown {

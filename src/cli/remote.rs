@@ -12,7 +12,7 @@ use clap::{Arg, ArgAction, ArgMatches, value_parser};
 use serde_json::Value;
 use tokio::runtime::Builder;
 
-use super::show::table::Table;
+use super::show::table::{Table, paragraph};
 use super::{FAILED, TIMED_OUT, UNREACHABLE, WRONG_USAGE, complain, print};
 use crate::client::contexts::{Contexts, split};
 use crate::client::{Answer, Call, Client, Error, Options, Problem};
@@ -135,6 +135,8 @@ pub(super) struct Shown {
 /// A part of a result for people.
 pub(super) enum Part {
     Text(String),
+    /// A line that is wrapped at the width of tables.
+    Sentence(String),
     Table(Table),
 }
 
@@ -223,9 +225,14 @@ impl Session {
         self.form == Form::Wide
     }
 
-    /// Whether the result is for people.
+    /// Whether the result is for people, and printed.
     pub(super) fn is_for_people(&self) -> bool {
-        matches!(self.form, Form::Table | Form::Wide)
+        matches!(self.form, Form::Table | Form::Wide) && !self.quiet
+    }
+
+    /// The width that tables are cut to.
+    pub(super) fn width(&self) -> Option<usize> {
+        self.width
     }
 
     /// Print the result of a verb.
@@ -247,6 +254,7 @@ impl Session {
                 for part in &shown.parts {
                     match part {
                         Part::Text(text) => print(escaped_lines(text)),
+                        Part::Sentence(text) => print(paragraph(&crate::telemetry::escaped(text), self.width)),
                         Part::Table(table) if table.is_empty() => {}
                         Part::Table(table) => print(table.render(self.width)),
                     }
@@ -316,6 +324,13 @@ pub(super) fn encoded(text: &str) -> String {
 pub(super) fn document_path(key: &str) -> String {
     let segments: Vec<String> = key.split('/').map(encoded).collect();
     format!("/api/v1/documents/{}", segments.join("/"))
+}
+
+/// The cause in a message of Envoy: without the words that name the resource, which a document stands for.
+pub(super) fn cause(message: &str) -> &str {
+    let named = message.strip_prefix("Error adding/updating ");
+    let cause = named.and_then(|named| named.split_once(": "));
+    cause.map_or(message, |(_, cause)| cause)
 }
 
 /// The text of a field; empty if there is none.
@@ -431,6 +446,13 @@ mod tests {
     #[test]
     fn a_path_keeps_the_slashes_of_a_name() {
         assert_eq!(document_path("routes/a/b c%"), "/api/v1/documents/routes/a/b%20c%25");
+    }
+
+    #[test]
+    fn the_cause_is_told_without_the_name_of_the_resource() {
+        let message = "Error adding/updating listener(s) edge: cannot bind '0.0.0.0:443': Address already in use";
+        assert_eq!(cause(message), "cannot bind '0.0.0.0:443': Address already in use");
+        assert_eq!(cause("no such cluster: x"), "no such cluster: x");
     }
 
     #[test]

@@ -1,4 +1,5 @@
 //! Results for people: tables, and times as ages.
 
 pub(super) mod age;
+pub(super) mod changes;
 pub(super) mod table;

@@ -4,6 +4,7 @@
 //! change may be that of somebody else.
 
 use std::io::{BufRead as _, IsTerminal as _};
+use std::ops::RangeInclusive;
 use std::process::ExitCode;
 
 use clap::{Arg, ArgAction, ArgMatches, Command};
@@ -12,6 +13,7 @@ use serde_json::{Value, json};
 use super::history::{author, documents, newest, range};
 use super::plan;
 use super::remote::{Failure, Session, Shown, arguments, run as run_remote};
+use super::wait::followed;
 use super::write::{force, message};
 use crate::client::Call;
 
@@ -19,12 +21,6 @@ pub(super) const UNDO: &str = "undo";
 pub(super) const RESTORE: &str = "restore";
 
 pub(super) fn commands() -> [Command; 2] {
-    let yes = || {
-        Arg::new("yes")
-            .long("yes")
-            .action(ArgAction::SetTrue)
-            .help("Do not ask; needs R")
-    };
     let dry_run = || {
         Arg::new("dry-run")
             .long("dry-run")
@@ -33,6 +29,7 @@ pub(super) fn commands() -> [Command; 2] {
     };
     [
         Command::new(UNDO)
+            .visible_alias("rollback")
             .about("Put back the texts before a change, as a new change")
             .after_help("Examples:\n  chancery undo\n  chancery undo 1842 --yes -m 'orders was wrong'\n  chancery undo 1842..1845 --only routes/orders")
             .arg(range("R[..R2]: the change, or all from R to R2 [default: the newest change]"))
@@ -45,7 +42,7 @@ pub(super) fn commands() -> [Command; 2] {
             )
             .arg(force("Put back texts that were changed again since"))
             .arg(dry_run())
-            .arg(yes())
+            .arg(yes("Do not ask; needs R"))
             .arg(message()),
         Command::new(RESTORE)
             .about("Make all documents what they were at a revision, as a new change")
@@ -60,10 +57,15 @@ pub(super) fn commands() -> [Command; 2] {
             .arg(Arg::new("secrets").long("secrets").action(ArgAction::SetTrue).help("Secrets, too"))
             .arg(Arg::new("in-parts").long("in-parts").action(ArgAction::SetTrue).help("Write a change that is larger than a transaction in several"))
             .arg(dry_run())
-            .arg(yes())
+            .arg(yes("Do not ask; needs R"))
             .arg(message()),
     ]
     .map(|command| command.args(arguments()))
+}
+
+/// The flag `--yes`.
+pub(super) fn yes(help: &'static str) -> Arg {
+    Arg::new("yes").long("yes").action(ArgAction::SetTrue).help(help)
 }
 
 pub(super) fn run(name: &str, matches: &ArgMatches) -> ExitCode {
@@ -102,11 +104,12 @@ async fn undo(session: &Session, matches: &ArgMatches) -> Result<(), Failure> {
         path: format!("/api/v1/revisions/{first}/undo"),
         body,
         is_forced,
+        undone: first..=last.unwrap_or(first),
         since: if is_forced { "" } else { " Nobody changed it since." },
     };
     let what = match last {
         Some(last) => format!("Undoes {first} to {last}"),
-        None => format!("Undoes {first}, by {}", author(&change)),
+        None => format!("Undoes {first}, by {}", author(&change, None)),
     };
     asked.put_back(session, matches, &what).await
 }
@@ -123,6 +126,7 @@ async fn restore(session: &Session, matches: &ArgMatches) -> Result<(), Failure>
         path: format!("/api/v1/revisions/{revision}/restore"),
         body,
         is_forced: false,
+        undone: revision + 1..=i64::MAX,
         since: "",
     };
     let what = format!("Makes all documents what they were at revision {revision}");
@@ -134,6 +138,8 @@ struct Asked {
     path: String,
     body: Value,
     is_forced: bool,
+    /// The revisions that are taken back.
+    undone: RangeInclusive<i64>,
     /// What the answer of the plan says of later changes.
     since: &'static str,
 }
@@ -158,12 +164,12 @@ impl Asked {
                 self.since
             ))?;
         }
-        written(session, session.call(call(&flags)).await?.body)
+        written(session, session.call(call(&flags)).await?.body, &self.undone).await
     }
 }
 
 /// A question needs somebody who answers.
-fn may_ask(matches: &ArgMatches) -> Result<(), Failure> {
+pub(super) fn may_ask(matches: &ArgMatches) -> Result<(), Failure> {
     match matches.get_flag("yes") || matches.get_flag("dry-run") || std::io::stdin().is_terminal() {
         true => Ok(()),
         false => Err(Failure::Usage(
@@ -172,7 +178,8 @@ fn may_ask(matches: &ArgMatches) -> Result<(), Failure> {
     }
 }
 
-fn ask(what: &str) -> Result<(), Failure> {
+/// Ask whether the verb may go on.
+pub(super) fn ask(what: &str) -> Result<(), Failure> {
     let lines: Vec<String> = what.lines().map(crate::telemetry::escaped).collect();
     super::to_stderr(format_args!("{}\nGo on? [y/N]", lines.join("\n")));
     let mut answer = String::new();
@@ -183,17 +190,15 @@ fn ask(what: &str) -> Result<(), Failure> {
     }
 }
 
-fn written(session: &Session, body: Value) -> Result<(), Failure> {
+async fn written(session: &Session, body: Value, undone: &RangeInclusive<i64>) -> Result<(), Failure> {
     let sentence = match body["revision"].as_i64() {
         Some(revision) => format!("revision {revision}:  {}", documents(&body)),
         None => "nothing differs, so nothing is written".to_owned(),
     };
-    session.show(&Shown {
-        names: body["revision"]
-            .as_i64()
-            .map(|revision| revision.to_string())
-            .into_iter()
-            .collect(),
+    let revision = body["revision"].as_i64();
+    let shown = Shown {
+        names: revision.map(|revision| revision.to_string()).into_iter().collect(),
         ..Shown::sentence(body, sentence)
-    })
+    };
+    followed(session, shown, revision, undone).await
 }

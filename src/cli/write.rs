@@ -10,6 +10,8 @@ use http::Method;
 use serde_json::{Map, Value, json};
 
 use super::remote::{Failure, Session, Shown, arguments, document_path, run as run_remote, short};
+use super::show::changes::percent;
+use super::wait;
 use crate::client::{Answer, Call};
 use crate::config::process_variable;
 
@@ -67,7 +69,7 @@ pub(super) fn commands() -> [Command; 6] {
         Command::new(WEIGHT)
             .about("Set the shares of a route's clusters")
             .after_help(
-                "Examples:\n  chancery weight orders orders-v1=95 orders-v2=5\n  chancery weight orders orders-v2=100 -m 'finish canary'",
+                "Examples:\n  chancery weight orders orders-v1=95 orders-v2=5\n  chancery weight orders orders-v2=100 -m 'finish canary' --wait 30s",
             )
             .arg(Arg::new("route").value_name("ROUTE").required(true).help("The name of the routes document"))
             .arg(
@@ -77,6 +79,7 @@ pub(super) fn commands() -> [Command; 6] {
                     .num_args(1..)
                     .help("Shares; a cluster that is not named keeps its own, or gets none if the sum is 100"),
             )
+            .arg(wait::flag())
             .arg(message()),
     ]
     .map(|command| command.args(arguments()))
@@ -358,7 +361,7 @@ async fn weight(session: &Session, matches: &ArgMatches) -> Result<(), Failure> 
         let name = target["cluster"].as_str().unwrap_or_default();
         let share_of = |targets: &[Value], sum: u64| {
             let own = targets.iter().find(|other| other["cluster"].as_str() == Some(name));
-            percent(own.map_or(0, weight_of), sum)
+            format!("{} %", percent(own.map_or(0, weight_of), sum))
         };
         format!(
             "\n  {name} {} -> {}",
@@ -375,7 +378,8 @@ async fn weight(session: &Session, matches: &ArgMatches) -> Result<(), Failure> 
         },
         _ => shown,
     };
-    session.show(&shown)
+    let revision = shown.value["revision"].as_i64();
+    wait::after(session, shown, revision, matches.get_one("wait").copied()).await
 }
 
 /// The targets of a route as a list of objects.
@@ -422,13 +426,6 @@ fn weight_of(target: &Value) -> u64 {
 
 fn sum(targets: &[Value]) -> u64 {
     targets.iter().map(weight_of).sum()
-}
-
-fn percent(weight: u64, sum: u64) -> String {
-    match sum {
-        0 => "0 %".to_owned(),
-        sum => format!("{} %", (weight * 100 + sum / 2) / sum),
-    }
 }
 
 #[cfg(test)]

@@ -20,6 +20,10 @@ pub struct Identity {
     pub node_id: Arc<str>,
     /// `node.cluster`.
     pub node_cluster: Arc<str>,
+    /// `node.user_agent_name`.
+    pub user_agent: Arc<str>,
+    /// `node.user_agent_build_version`: major, minor and patch number.
+    pub version: Option<(u32, u32, u32)>,
     /// The group of the node.
     pub group: Arc<str>,
     /// Whether the node reports its zone (`node.locality.zone`).
@@ -43,6 +47,8 @@ impl Identity {
         Self {
             node_id: node_id.into(),
             node_cluster: "c".into(),
+            user_agent: "envoy".into(),
+            version: Some((1, 40, 0)),
             group: "default".into(),
             has_zone: false,
             lacks_slots: false,
@@ -193,6 +199,8 @@ impl Stream {
             stream: self.id,
             node_id: Arc::clone(&self.identity.node_id),
             node_cluster: Arc::clone(&self.identity.node_cluster),
+            user_agent: Arc::clone(&self.identity.user_agent),
+            version: self.identity.version,
             group: Arc::clone(&facts.group),
             address: self.identity.address,
             variant: self.identity.variant,

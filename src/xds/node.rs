@@ -20,7 +20,7 @@ pub(in crate::xds) fn node(wire: &wire::Node) -> Node {
         version: wire
             .user_agent_build_version
             .and_then(|build| build.version)
-            .map(|version| (version.major_number, version.minor_number)),
+            .map(|version| (version.major_number, version.minor_number, version.patch)),
         features: wire.client_features.clone(),
     }
 }

@@ -466,6 +466,8 @@ impl Stream {
                 self.handle = Some(self.fleet.connect(Identity {
                     node_id: Arc::clone(&node.id),
                     node_cluster: Arc::clone(&node.cluster),
+                    user_agent: Arc::clone(&node.user_agent),
+                    version: node.version,
                     group: group.cloned().unwrap_or_else(default),
                     has_zone: !node.locality.1.is_empty(),
                     lacks_slots: node.is_envoy_before(FIRST_ENVOY),

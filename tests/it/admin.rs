@@ -308,6 +308,8 @@ fn identity(node_id: &str) -> Identity {
     Identity {
         node_id: node_id.into(),
         node_cluster: "edge".into(),
+        user_agent: "envoy".into(),
+        version: Some((1, 40, 0)),
         group: "default".into(),
         has_zone: false,
         lacks_slots: false,
@@ -503,7 +505,7 @@ async fn clients_are_shown_with_what_they_hold_and_refuse() {
     let (one, two) = (format!("{:032x}", 1), format!("{:032x}", 2));
     let expected = json!({
         "stream": first.id(),
-        "node": { "id": "edge-1", "cluster": "edge" },
+        "node": { "id": "edge-1", "cluster": "edge", "user_agent": "envoy", "version": "1.40.0" },
         "group": "default",
         "address": "10.0.0.9:40000",
         "variant": "delta",
@@ -564,7 +566,7 @@ async fn a_rollout_says_which_proxies_have_a_change() {
     let behind = &shown["behind"][0];
     let expected = json!({
         "node": "edge-2", "group": "default", "replica": "chancery-1", "state": "rolling", "types": ["clusters"],
-        "since": behind["since"], "why": "unacknowledged",
+        "since": behind["since"], "why": "unacknowledged", "revision": behind["revision"],
     });
     assert_eq!((behind, shown["behind"].as_array().map(Vec::len)), (&expected, Some(1)));
 

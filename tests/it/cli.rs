@@ -292,6 +292,12 @@ async fn on(server: &Server, arguments: &[&str]) -> (Option<i32>, String, String
     tokio::task::spawn_blocking(run).await.unwrap()
 }
 
+/// The newest change.
+async fn newest_of(server: &Server) -> String {
+    let newest = done(server, &["history", "-o", "name", "--limit", "1"]).await;
+    newest.trim().to_owned()
+}
+
 /// The stdout of a verb that must succeed.
 async fn done(server: &Server, arguments: &[&str]) -> String {
     let (code, stdout, stderr) = on(server, arguments).await;
@@ -331,11 +337,14 @@ async fn documents_are_written_shown_explained_and_deleted_by_verbs() {
     let one: Value = serde_json::from_str(&done(&server, &["get", "routes/orders", "-o", "json"]).await).unwrap();
     assert_eq!(one["value"]["to"][0]["weight"], 95);
 
-    let moved = done(&server, &["weight", "orders", "orders-v2=100"]).await;
+    let moved = done(&server, &["weight", "orders", "orders-v2=100", "--wait"]).await;
     assert!(
         moved.contains("orders-v2 5 % -> 100 %") && moved.contains("orders-v1 95 % -> 0 %"),
         "{moved}"
     );
+    assert!(moved.contains("serves; no proxy is connected"), "{moved}");
+    let status = done(&server, &["status"]).await;
+    assert!(status.contains("routes/orders  to: orders-v2 5 % -> 100 %"), "{status}");
     let request = "curl -X POST http://api.example.com/v1/orders/7 -H 'x-a: 1'";
     let explained = done(&server, &["explain", request]).await;
     assert!(
@@ -343,9 +352,15 @@ async fn documents_are_written_shown_explained_and_deleted_by_verbs() {
         "{explained}"
     );
     assert!(
-        explained.contains("routes/orders") && explained.contains("orders-v2 -> /v1/orders/7"),
+        explained.contains("/v1/orders/*  changed ")
+            && explained.contains("orders-v2 -> /v1/orders/7")
+            && explained.contains("0 endpoints: none below services/orders-v2/"),
         "{explained}"
     );
+    let newest = done(&server, &["history", "-o", "name", "--limit", "2"]).await;
+    let before = newest.lines().nth(1).expect("two changes");
+    let earlier = done(&server, &["explain", "--revision", before, request]).await;
+    assert!(earlier.starts_with("forwarded"), "{earlier}");
     let words = done(
         &server,
         &["explain", "-o", "name", "POST", "api.example.com/v1/orders/7"],
@@ -364,14 +379,41 @@ async fn documents_are_written_shown_explained_and_deleted_by_verbs() {
     assert!(done(&server, &["xds"]).await.contains("clusters"));
     assert!(done(&server, &["ps"]).await.starts_with("no proxy is connected"));
 
-    let export = files.path().join("export");
+    let exported = tempfile::tempdir().unwrap();
+    let export = exported.path().join("export");
     let export = export.to_str().unwrap();
     assert!(done(&server, &["export", export]).await.starts_with("4 documents"));
     assert!(done(&server, &["import", export]).await.starts_with("nothing changed"));
+
+    // Documents without a file go only if their pattern is given, and nobody is asked only with --yes.
+    std::fs::remove_file(files.path().join("clusters/orders-v2.json")).unwrap();
+    std::fs::remove_file(files.path().join("routes/orders.json")).unwrap();
+    let kept = done(&server, &["apply", path]).await;
+    assert!(!kept.contains("removed"), "{kept}");
+    let (code, _, reason) = on(&server, &["apply", path, "--prune", "*"]).await;
+    assert!(code == Some(2) && reason.contains("expected --yes"), "{reason}");
+    let pruned = done(
+        &server,
+        &["apply", path, "--prune", "routes/*", "--yes", "--wait", "30s"],
+    )
+    .await;
+    assert!(
+        pruned.contains("removed  routes/orders") && !pruned.contains("clusters/orders-v2"),
+        "{pruned}"
+    );
+    let left = done(&server, &["get", "-o", "name"]).await;
+    assert_eq!(left, "clusters/orders-v1\nclusters/orders-v2\nlisteners/edge\n");
+    let back = done(&server, &["rollback", newest_of(&server).await.as_str(), "--yes"]).await;
+    assert!(
+        back.contains("+ routes/orders") && back.contains("serves; no proxy is connected"),
+        "{back}"
+    );
+    assert!(done(&server, &["rollout", "status"]).await.contains("serves"));
+    assert!(done(&server, &["rollout", "history"]).await.contains("undoes"));
     done(&server, &["delete", "routes/orders"]).await;
     let imported = done(&server, &["import", export]).await;
     assert!(
-        imported.contains("1 of 4 documents changed") && imported.contains("added   routes/orders"),
+        imported.contains("of 4 documents changed") && imported.contains("added    routes/orders"),
         "{imported}"
     );
 }
@@ -415,13 +457,13 @@ async fn a_change_is_told_taken_back_waited_for_and_frozen_by_verbs() {
     assert!(
         status.starts_with(&format!(
             "Revision {wrong}: no proxy is connected.  1 replica, directory ok"
-        )) && status.contains("\"wrong\"  ~ routes/orders"),
+        )) && status.contains("\"wrong\"\n  routes/orders  to.respond.status: 200 -> 404\n"),
         "{status}"
     );
     assert_eq!(done(&server, &["status", "--alive"]).await, "alive\n");
     let waited = done(&server, &["wait", wrong]).await;
     assert!(
-        waited.starts_with(&format!("{wrong} acknowledged by 0 of 0 proxies")),
+        waited.starts_with(&format!("{wrong} serves; no proxy is connected")),
         "{waited}"
     );
     let (code, _, reason) = on(&server, &["wait", "999999", "--timeout", "1s"]).await;

@@ -1,18 +1,31 @@
-//! Tables: columns apart by two spaces, cut to a width in the middle of names and never in states.
+//! Tables: columns apart by two spaces, cut to a width in the middle of names and never in states. Sentences are wrapped.
 
 use anstyle::{AnsiColor, Style};
 use comfy_table::{CellAlignment, ContentArrangement};
 
-/// Least width of a column that is cut.
+/// Least width of a column that is made narrower.
 const LEAST: usize = 8;
+/// Width down to which sentences are wrapped before names are cut.
+const EASY: usize = 16;
 
 /// A column.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::cli) struct Column {
     head: &'static str,
-    /// Whether its cells may be cut, in their middle.
-    is_cut: bool,
+    narrows: Narrows,
     is_right: bool,
+}
+
+/// How the cells of a column are made narrower.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Narrows {
+    Never,
+    /// Cut in the middle.
+    Cut,
+    /// Wrapped between words.
+    Wrapped,
+    /// Left out.
+    LeftOut,
 }
 
 impl Column {
@@ -20,7 +33,7 @@ impl Column {
     pub(in crate::cli) const fn whole(head: &'static str) -> Self {
         Self {
             head,
-            is_cut: false,
+            narrows: Narrows::Never,
             is_right: false,
         }
     }
@@ -29,8 +42,26 @@ impl Column {
     pub(in crate::cli) const fn name(head: &'static str) -> Self {
         Self {
             head,
-            is_cut: true,
+            narrows: Narrows::Cut,
             is_right: false,
+        }
+    }
+
+    /// A column of sentences, which are never cut.
+    pub(in crate::cli) const fn sentence(head: &'static str) -> Self {
+        Self {
+            head,
+            narrows: Narrows::Wrapped,
+            is_right: false,
+        }
+    }
+
+    /// A column of numbers that is left out where names would be cut short otherwise.
+    pub(in crate::cli) const fn spare(head: &'static str) -> Self {
+        Self {
+            head,
+            narrows: Narrows::LeftOut,
+            is_right: true,
         }
     }
 
@@ -38,7 +69,7 @@ impl Column {
     pub(in crate::cli) const fn number(head: &'static str) -> Self {
         Self {
             head,
-            is_cut: false,
+            narrows: Narrows::Never,
             is_right: true,
         }
     }
@@ -72,6 +103,34 @@ impl Table {
     /// The table in lines, with colours that [`super::super::print`] removes where they are not wanted. `width`: none: as
     /// wide as its cells.
     pub(in crate::cli) fn render(&self, width: Option<usize>) -> String {
+        let least = |(width, column): (&usize, &Column)| match column.narrows {
+            Narrows::Cut | Narrows::Wrapped => (*width).min(EASY),
+            Narrows::Never | Narrows::LeftOut => *width,
+        };
+        let least: usize = self.widths(None).iter().zip(&self.columns).map(least).sum();
+        let gaps = 2 * self.columns.len().saturating_sub(1);
+        match width.is_some_and(|width| least + gaps > width) {
+            true => self.without_spare().drawn(width),
+            false => self.drawn(width),
+        }
+    }
+
+    fn without_spare(&self) -> Self {
+        let is_kept = |column: &Column| column.narrows != Narrows::LeftOut;
+        let kept = |row: &Vec<String>| {
+            let cells = row.iter().zip(&self.columns);
+            cells
+                .filter(|(_, column)| is_kept(column))
+                .map(|(cell, _)| cell.clone())
+                .collect()
+        };
+        Self {
+            columns: self.columns.iter().copied().filter(is_kept).collect(),
+            rows: self.rows.iter().map(kept).collect(),
+        }
+    }
+
+    fn drawn(&self, width: Option<usize>) -> String {
         let widths = self.widths(width);
         let mut table = comfy_table::Table::new();
         table.load_style(comfy_table::presets::NOTHING);
@@ -81,10 +140,13 @@ impl Table {
             table.set_header(self.columns.iter().map(|column| column.head).collect::<Vec<_>>());
         }
         for row in &self.rows {
+            let cells = row.iter().zip(&self.columns).zip(&widths);
             table.add_row(
-                row.iter()
-                    .zip(&widths)
-                    .map(|(cell, width)| cut(cell, *width))
+                cells
+                    .map(|((cell, column), width)| match column.narrows {
+                        Narrows::Wrapped => wrapped(cell, *width).join("\n"),
+                        Narrows::Cut | Narrows::Never | Narrows::LeftOut => cut(cell, *width),
+                    })
                     .collect::<Vec<_>>(),
             );
         }
@@ -117,16 +179,23 @@ impl Table {
 
         let gaps = 2 * self.columns.len().saturating_sub(1);
         let mut excess = (widths.iter().sum::<usize>() + gaps).saturating_sub(width);
-        while excess > 0 {
-            let widest = widths
-                .iter()
-                .enumerate()
-                .filter(|(index, width)| self.columns[*index].is_cut && **width > LEAST);
-            let Some((index, _)) = widest.max_by_key(|(_, width)| **width) else {
-                break;
-            };
-            widths[index] -= 1;
-            excess -= 1;
+        let steps = [
+            (Narrows::Wrapped, EASY),
+            (Narrows::Cut, LEAST),
+            (Narrows::Wrapped, LEAST),
+        ];
+        for (narrows, least) in steps {
+            while excess > 0 {
+                let widest = widths
+                    .iter()
+                    .enumerate()
+                    .filter(|(index, width)| self.columns[*index].narrows == narrows && **width > least);
+                let Some((index, _)) = widest.max_by_key(|(_, width)| **width) else {
+                    break;
+                };
+                widths[index] -= 1;
+                excess -= 1;
+            }
         }
         widths
     }
@@ -143,6 +212,45 @@ pub(in crate::cli) fn cut(text: &str, width: usize) -> String {
     let start: String = text.chars().take(front).collect();
     let end: String = text.chars().skip(count - (kept - front)).collect();
     format!("{start}…{end}")
+}
+
+/// A text in lines of a width; a longer word is cut in its middle.
+pub(in crate::cli) fn wrapped(text: &str, width: usize) -> Vec<String> {
+    let mut lines = Vec::new();
+    let mut line = String::new();
+    let mut words = text.split(' ');
+    while let Some(word) = words.next() {
+        // The sign of a document stands before its name.
+        let word = match word {
+            "~" | "+" | "-" => format!("{word} {}", words.next().unwrap_or_default()),
+            word => word.to_owned(),
+        };
+        let word = cut(&word, width);
+        if !line.is_empty() && line.chars().count() + 1 + word.chars().count() > width {
+            lines.push(std::mem::take(&mut line));
+        }
+        if !line.is_empty() {
+            line.push(' ');
+        }
+        line.push_str(&word);
+    }
+    lines.push(line);
+    lines
+}
+
+/// A line that is wrapped at a width; further lines are indented by two more.
+pub(in crate::cli) fn paragraph(text: &str, width: Option<usize>) -> String {
+    let rest = text.trim_start();
+    let indent = text.len() - rest.len();
+    let Some(width) = width.filter(|width| text.chars().count() > *width) else {
+        return text.to_owned();
+    };
+    let lines = wrapped(rest, width.saturating_sub(indent + 2));
+    format!(
+        "{}{}",
+        " ".repeat(indent),
+        lines.join(&format!("\n{}", " ".repeat(indent + 2)))
+    )
 }
 
 /// The line with the colours of the states in it.
@@ -197,6 +305,39 @@ mod tests {
             "{narrow}"
         );
         assert!(!narrow.contains('\u{1b}'));
+    }
+
+    #[test]
+    fn a_sentence_is_wrapped_before_a_name_is_cut() {
+        let mut table = Table::new([Column::name("DOCUMENT"), Column::sentence("REASON")]);
+        table.row(
+            [
+                "routes/users-of-the-shop",
+                "timeout: found 5, expected a duration with its unit",
+            ]
+            .map(str::to_owned),
+        );
+        let expected = "DOCUMENT                  REASON\n\
+                        routes/users-of-the-shop  timeout: found 5, expected\n\
+                        \x20                         a duration with its unit";
+        let found = plain(&table, Some(53));
+        let lines: Vec<&str> = found.lines().map(str::trim_end).collect();
+        assert_eq!(lines, expected.lines().collect::<Vec<_>>());
+        assert_eq!(wrapped("a bb ccc", 4), ["a bb", "ccc"]);
+        assert_eq!(wrapped("~ a + b", 4), ["~ a", "+ b"]);
+        assert_eq!(paragraph("  a bb ccc", Some(9)), "  a bb\n    ccc");
+        assert_eq!(paragraph("  a bb ccc", None), "  a bb ccc");
+    }
+
+    #[test]
+    fn a_spare_column_is_left_out_before_names_are_cut_short() {
+        let mut table = Table::new([Column::name("PROXY"), Column::spare("LAST ACK"), Column::whole("ENVOY")]);
+        table.row(["edge-1", "4m", "1.40.0"].map(str::to_owned));
+        assert_eq!(
+            plain(&table, Some(24)),
+            "PROXY   LAST ACK  ENVOY\nedge-1        4m  1.40.0"
+        );
+        assert_eq!(plain(&table, Some(20)), "PROXY   ENVOY\nedge-1  1.40.0");
     }
 
     #[test]

@@ -216,6 +216,8 @@ mod tests {
             stream: 7,
             node_id: "n1".into(),
             node_cluster: "c".into(),
+            user_agent: "envoy".into(),
+            version: Some((1, 40, 0)),
             group: "default".into(),
             address: None,
             variant: Variant::Sotw,
