@@ -536,7 +536,7 @@ async fn the_loop_ends_although_the_store_does_not_answer_a_write() {
 /// More than any queue of the loop takes. All of them are bad, and the store takes no record of their last good texts.
 #[tokio::test]
 async fn the_loop_goes_on_although_the_store_takes_no_record() {
-    const DOCUMENTS: usize = 3000;
+    const DOCUMENTS: usize = 1200;
     let (store, folder) = (Memory::new(), tempfile::tempdir().unwrap());
     let routes = |text: &str| -> Vec<(String, Option<String>)> {
         let route = |number: usize| {
