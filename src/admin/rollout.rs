@@ -721,3 +721,6 @@ pub(super) fn shown(
         revision,
     }
 }
+
+#[cfg(test)]
+mod tests;
