@@ -8,6 +8,8 @@ use chancery::xds::options::Listen;
 use chancery::xds::server::Server as XdsServer;
 use envoy_types::pb::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
 use prost::Message as _;
+use rand::rngs::StdRng;
+use rand::{Rng as _, SeedableRng as _};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
@@ -16,8 +18,10 @@ use crate::admin::Server;
 use crate::support::ads_client::{ADS_DELTA, AdsStream, Event, connect, contents, delta, delta_ack, types};
 use crate::xds_fixture::options;
 
+/// Longest wait for a response that a plan says.
+const LIMIT: Duration = Duration::from_secs(5);
 /// After so long without a response, the proxy has all of a change.
-const QUIET: Duration = Duration::from_millis(150);
+const QUIET: Duration = Duration::from_millis(30);
 
 const JSON: (&str, &str) = ("content-type", "application/json");
 
@@ -216,6 +220,88 @@ struct Received {
     sent: BTreeMap<String, BTreeSet<String>>,
     removed: BTreeMap<String, BTreeSet<String>>,
     bytes: usize,
+    responses: usize,
+}
+
+/// The types of the resources that the proxy subscribes to, as the plan names them.
+const TYPES: [(&str, &str); 4] = [
+    ("clusters", types::CLUSTER),
+    ("endpoints", types::ENDPOINT),
+    ("listeners", types::LISTENER),
+    ("routes", types::ROUTE),
+];
+
+/// What a plan says of one proxy.
+#[derive(Debug)]
+struct Said {
+    put: BTreeMap<&'static str, BTreeSet<String>>,
+    removed: BTreeMap<&'static str, BTreeSet<String>>,
+    bytes: usize,
+}
+
+fn names(value: &Value) -> BTreeSet<String> {
+    let names = value.as_array().into_iter().flatten();
+    names.filter_map(|name| name.as_str().map(str::to_owned)).collect()
+}
+
+impl Said {
+    fn of(plan: &Value) -> Self {
+        let of_type = |word: &str| &plan["resources"][word];
+        let put = |word| {
+            names(&of_type(word)["added"])
+                .union(&names(&of_type(word)["changed"]))
+                .cloned()
+                .collect()
+        };
+        Self {
+            put: TYPES.map(|(word, type_url)| (type_url, put(word))).into(),
+            removed: TYPES
+                .map(|(word, type_url)| (type_url, names(&of_type(word)["removed"])))
+                .into(),
+            bytes: usize::try_from(plan["bytes"]["delta"].as_u64().unwrap()).unwrap(),
+        }
+    }
+
+    /// Whether the proxy has all of it.
+    fn is_in(&self, received: &Received) -> bool {
+        let has = |said: &BTreeMap<&str, BTreeSet<String>>, got: &BTreeMap<String, BTreeSet<String>>| {
+            said.iter().all(|(type_url, names)| match got.get(*type_url) {
+                Some(got) => names.is_subset(got),
+                None => names.is_empty(),
+            })
+        };
+        let is_removed = [types::CLUSTER, types::LISTENER].into_iter().all(|type_url| {
+            self.removed[type_url].is_subset(received.removed.get(type_url).unwrap_or(&BTreeSet::new()))
+        });
+        has(&self.put, &received.sent) && is_removed && received.bytes * 10 >= self.bytes * 9
+    }
+
+    fn compare(&self, received: &Received) -> Result<(), String> {
+        for (word, type_url) in TYPES {
+            let put = &self.put[type_url];
+            let mut sent = received.sent.get(type_url).cloned().unwrap_or_default();
+            if type_url == types::ENDPOINT {
+                // Endpoints of a changed cluster are sent again.
+                sent.retain(|name| put.contains(name));
+            }
+            if sent != *put {
+                return Err(format!("{word}: {put:?} planned, {sent:?} received"));
+            }
+            let removed = received.removed.get(type_url).cloned().unwrap_or_default();
+            if matches!(type_url, types::CLUSTER | types::LISTENER) && removed != self.removed[type_url] {
+                return Err(format!(
+                    "{word}: {:?} planned to go, {removed:?} removed",
+                    self.removed[type_url]
+                ));
+            }
+        }
+        // The name of the server and the nonce have no fixed length.
+        let slack = received.bytes / 10 + 32 * received.responses;
+        match self.bytes.abs_diff(received.bytes) <= slack {
+            true => Ok(()),
+            false => Err(format!("{} bytes planned, {} received", self.bytes, received.bytes)),
+        }
+    }
 }
 
 impl Proxy {
@@ -235,15 +321,17 @@ impl Proxy {
             endpoints: BTreeSet::new(),
             routes: BTreeSet::new(),
         };
-        proxy.receive().await;
+        proxy.receive(|received| received.sent.contains_key(types::ROUTE)).await;
         proxy
     }
 
-    /// Everything until the server is silent; each response is answered, and new names are subscribed to.
-    async fn receive(&mut self) -> Received {
+    /// The responses until the proxy has all of a change, and the server is silent. Each response is answered, and the
+    /// subscriptions follow the clusters and listeners.
+    async fn receive(&mut self, has_all: impl Fn(&Received) -> bool) -> Received {
         let mut received = Received::default();
         loop {
-            let response = match self.stream.event(QUIET).await {
+            let patience = if has_all(&received) { QUIET } else { LIMIT };
+            let response = match self.stream.event(patience).await {
                 Event::Response(response) => response,
                 Event::Nothing => return received,
                 Event::Ended(status) => panic!("the stream ended: {status}"),
@@ -257,94 +345,144 @@ impl Proxy {
                 types::LISTENER => (&mut self.routes, types::ROUTE),
                 _ => (&mut BTreeSet::new(), ""),
             };
-            let new: Vec<&str> = sent
+            let subscribe: Vec<&str> = sent
                 .iter()
                 .filter(|name| known.insert((*name).clone()))
                 .map(String::as_str)
                 .collect();
-            if !type_url.is_empty() && !new.is_empty() {
-                self.stream.send(delta(type_url, &new, &[]));
+            let unsubscribe: Vec<&str> = removed
+                .iter()
+                .filter(|name| known.remove(*name))
+                .map(String::as_str)
+                .collect();
+            if !type_url.is_empty() && !(subscribe.is_empty() && unsubscribe.is_empty()) {
+                self.stream.send(delta(type_url, &subscribe, &unsubscribe));
             }
-            received.bytes += response.encoded_len();
+            // Whether the removal of endpoints comes before the proxy unsubscribes from them is chance.
+            if !(response.type_url == types::ENDPOINT && response.resources.is_empty()) {
+                received.bytes += response.encoded_len();
+                received.responses += 1;
+            }
             received.sent.entry(response.type_url.clone()).or_default().extend(sent);
             received.removed.entry(response.type_url).or_default().extend(removed);
         }
     }
 }
 
+/// A change by chance of a small inventory.
+fn any_change(random: &mut StdRng) -> Value {
+    let any_document = |random: &mut StdRng| {
+        let name = |random: &mut StdRng| format!("d{}", random.random_range(0..6));
+        let is_deleted = random.random_range(0..5) == 0;
+        match random.random_range(0..8) {
+            0..3 => {
+                let name = name(random);
+                match is_deleted {
+                    true => document("clusters", &name, Value::Null),
+                    false => cluster(&name, random.random_range(1..40)),
+                }
+            }
+            3..7 => {
+                let route = name(random);
+                let host = ["", "api.example.com", "*.example.com"][random.random_range(0..3)];
+                let path = ["/*", "/v1/*", "/v1/orders", "/v1/{id}", "/v1/orders/*"][random.random_range(0..5)];
+                let value = json!({
+                    "match": format!("{host}{path}"), "to": name(random), "priority": random.random_range(0..3),
+                });
+                document("routes", &route, if is_deleted { Value::Null } else { value })
+            }
+            _ => {
+                let port = 8080 + random.random_range(0..2);
+                let http = json!({ "http10": random.random_range(0..2) == 0 });
+                document(
+                    "listeners",
+                    "edge",
+                    json!({ "address": format!("0.0.0.0:{port}"), "http": http }),
+                )
+            }
+        }
+    };
+    let mut documents: BTreeMap<String, Value> = BTreeMap::new();
+    for _ in 0..random.random_range(1..4) {
+        let document = any_document(random);
+        documents.insert(format!("{}/{}", document["kind"], document["name"]), document);
+    }
+    documents.into_values().collect()
+}
+
+/// The routes document that takes a request; null: none.
+async fn taker(server: &Server, request: &Value) -> Value {
+    let body = json!({ "request": request, "listener": "edge" }).to_string();
+    let answer = server.request(Method::POST, "/api/v1/explain", &[JSON], body).await;
+    assert_eq!(answer.status, StatusCode::OK, "{}", answer.body);
+    match answer.body["route"]["name"].as_str() {
+        Some(name) => json!(format!("routes/{name}")),
+        None => Value::Null,
+    }
+}
+
+/// `PLANS` says how many changes are made, `PLANS_SEED` which ones.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_plan_says_is_what_a_proxy_gets() {
     let server = Server::start(&STORED).await;
     let mut proxy = Proxy::connect(&server).await;
-    let changes = [
-        json!([cluster("a", 2), route("a", "/a/*", "a")]),
-        json!([route("a", "/a/{id}", "orders")]),
-        json!([cluster("a", 40)]),
-        json!([
-            cluster("b", 1),
-            cluster("c", 1),
-            route("b", "b.example.com/*", "b"),
-            route("c", "/c", "c")
-        ]),
-        json!([
-            document("routes", "b", Value::Null),
-            document("clusters", "b", Value::Null)
-        ]),
-        json!([document(
-            "clusters",
-            "a",
-            json!({ "endpoints": [{ "address": "10.0.0.9:80" }], "connect_timeout": "3s" })
-        )]),
-        json!([document("listeners", "inner", json!({ "address": "127.0.0.1:9090" }))]),
-        json!([document(
-            "routes",
-            "c",
-            json!({ "match": "/c", "to": { "respond": { "status": 200, "body": "c" } } })
-        )]),
-        json!([document("routes", "never", Value::Null)]),
-    ];
-    for change in changes {
+    let seed = setting("PLANS_SEED").unwrap_or(1);
+    let mut random = StdRng::seed_from_u64(seed);
+    let (mut taken, mut refused, mut moved, mut drained) = (0, 0, 0, 0);
+    for number in 0..setting("PLANS").unwrap_or(50) {
+        let change = any_change(&mut random);
+        let place = || format!("change {number} of seed {seed}: {change}");
         let planned = plan(&server, &change).await;
-        assert_eq!(planned["ok"], true, "{planned}");
-        let applied = post(&server, "", &change).await;
-        server.read_again().await;
-        let received = proxy.receive().await;
-        assert_eq!(
-            planned["documents"].as_array().map(Vec::len),
-            applied["documents"].as_array().map(Vec::len)
-        );
-
-        let names = |value: &Value| -> BTreeSet<String> {
-            let names = value.as_array().into_iter().flatten();
-            names.filter_map(|name| name.as_str().map(str::to_owned)).collect()
-        };
-        for (word, type_url) in [
-            ("clusters", types::CLUSTER),
-            ("endpoints", types::ENDPOINT),
-            ("listeners", types::LISTENER),
-            ("routes", types::ROUTE),
-        ] {
-            let of_type = &planned["resources"][word];
-            let put: BTreeSet<String> = names(&of_type["added"])
-                .union(&names(&of_type["changed"]))
-                .cloned()
-                .collect();
-            let mut sent = received.sent.get(type_url).cloned().unwrap_or_default();
-            if type_url == types::ENDPOINT {
-                // Endpoints of a changed cluster are sent again.
-                sent.retain(|name| put.contains(name));
-            }
-            assert_eq!(sent, put, "{word} of {change}: {received:?}");
-            let removed = received.removed.get(type_url).cloned().unwrap_or_default();
-            if type_url == types::CLUSTER || type_url == types::LISTENER {
-                assert_eq!(removed, names(&of_type["removed"]), "{word} of {change}");
-            }
+        let owners = planned["owners"].as_array().unwrap().clone();
+        for owner in &owners {
+            assert_eq!(
+                taker(&server, &owner["request"]).await,
+                owner["before"],
+                "{owner}, {}",
+                place()
+            );
         }
-        let said = usize::try_from(planned["bytes"]["delta"].as_u64().unwrap()).unwrap();
-        let got = received.bytes;
-        assert!(
-            said.abs_diff(got) * 10 <= got,
-            "{said} planned, {got} received for {change}: {received:?}"
+        let body = json!({ "documents": change }).to_string();
+        let answer = server.request(Method::POST, "/api/v1/apply", &[JSON], body).await;
+        assert_eq!(
+            planned["ok"],
+            answer.status == StatusCode::OK,
+            "{planned}, {}, {}",
+            answer.body,
+            place()
         );
+        if planned["ok"] != true {
+            refused += 1;
+            continue;
+        }
+        server.read_again().await;
+        let said = Said::of(&planned);
+        let received = proxy.receive(|received| said.is_in(received)).await;
+        said.compare(&received)
+            .unwrap_or_else(|fault| panic!("{fault}: {received:?}, {}", place()));
+        let listeners = received.sent.get(types::LISTENER).cloned().unwrap_or_default();
+        let drains = planned["drains"].as_array().unwrap().iter();
+        let drains: BTreeSet<String> = drains
+            .map(|drain| drain["listener"].as_str().unwrap().to_owned())
+            .collect();
+        assert_eq!(drains, listeners, "{}", place());
+        for owner in &owners {
+            assert_eq!(
+                taker(&server, &owner["request"]).await,
+                owner["after"],
+                "{owner}, {}",
+                place()
+            );
+        }
+        taken += 1;
+        moved += owners.len();
+        drained += drains.len();
     }
+    eprintln!("{taken} changes taken, {refused} refused, {moved} owners, {drained} drains");
+    assert!(taken > refused && refused > 0 && moved > 10 && drained > 2);
+}
+
+fn setting(name: &str) -> Option<u64> {
+    #[expect(clippy::disallowed_methods, reason = "a test's own setting")]
+    std::env::var(name).ok()?.parse().ok()
 }

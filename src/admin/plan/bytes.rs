@@ -37,7 +37,10 @@ pub(super) fn largest(inputs: &Inputs<'_>) -> Bytes {
             .filter_map(|change| change.resource.as_ref())
             .filter(is_sent)
             .collect();
-        let removed = of_type.iter().filter(|change| change.resource.is_none());
+        // A client that removes a listener or a cluster subscribes to nothing of it any more.
+        let removed = of_type
+            .iter()
+            .filter(|change| change.resource.is_none() && is_whole(resource_type));
         let removed: usize = removed.map(|change| change.name.len() + 2).sum();
         let head = HEAD + resource_type.type_url().len();
         let sum = groups.entry(group).or_default();
