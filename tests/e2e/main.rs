@@ -41,6 +41,7 @@ mod policies;
 mod policy_services;
 mod recipes;
 mod refused;
+mod sabotage;
 mod scenarios;
 mod secrets;
 mod services;
