@@ -74,6 +74,7 @@ pub fn from_document(key: &DocumentKey, listener: &Listener, context: &Context) 
         None => {
             let http = settings.http.clone().unwrap_or_default();
             check(&http, context)?;
+            check_quic(listener, &http, &settings)?;
             let forward = listener.tls.as_ref().map_or(Forward::None, |tls| tls.forward);
             vec![http_chain(
                 &key.name,
@@ -103,6 +104,19 @@ pub fn from_document(key: &DocumentKey, listener: &Listener, context: &Context) 
         key,
         named,
     ))
+}
+
+/// HTTP/3 beside a PROXY protocol, one of them of `defaults`. The document checks its own fields.
+fn check_quic(listener: &Listener, http: &Http, settings: &Settings) -> Result<(), Rejection> {
+    let over_quic = listener.tls.is_some() && http.http3.is_some();
+    match &settings.proxy_protocol {
+        Some(proxy_protocol) if over_quic && proxy_protocol.is_on() => {
+            let reason = "found HTTP/3 beside \"proxy_protocol\", one of them of defaults, expected one of the two: the PROXY \
+                          protocol is for TCP";
+            Err(Rejection::new("http.http3", reason))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// The Listener `NAME/quic` of a listener with HTTP/3: the same ports of UDP, the same routes.

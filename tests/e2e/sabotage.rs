@@ -461,7 +461,7 @@ impl Installation {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_sabotage_is_named_and_undone() {
     let _shared = shared().await;
-    let (mut fleet, envoys, edge) = start().await;
+    let (mut fleet, envoys, edge) = Box::pin(start()).await;
     let port = std::net::TcpListener::bind(own_address()).expect("bind a port");
     let taken = port.local_addr().expect("a bound listener has an address");
 

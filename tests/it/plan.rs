@@ -355,7 +355,7 @@ impl Proxy {
                 .filter(|name| known.remove(*name))
                 .map(String::as_str)
                 .collect();
-            if !type_url.is_empty() && !(subscribe.is_empty() && unsubscribe.is_empty()) {
+            if !(type_url.is_empty() || subscribe.is_empty() && unsubscribe.is_empty()) {
                 self.stream.send(delta(type_url, &subscribe, &unsubscribe));
             }
             // Whether the removal of endpoints comes before the proxy unsubscribes from them is chance.

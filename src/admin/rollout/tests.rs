@@ -23,13 +23,15 @@ struct Server {
     replicas: Replicas,
 }
 
+/// The revision of the newest acknowledged response of each type, and whether a NACK followed.
+type Acknowledged = BTreeMap<ResourceType, (i64, bool)>;
+
 struct Proxy {
     server: usize,
     handle: StreamHandle,
     node: String,
     connected_on: i64,
-    /// The revision of the newest acknowledged response of each type, and whether a NACK followed.
-    types: BTreeMap<ResourceType, (i64, bool)>,
+    types: Acknowledged,
     is_stalled: bool,
 }
 
@@ -39,7 +41,7 @@ struct World {
     /// The types that each change altered, by its revision.
     altered: BTreeMap<i64, ResourceType>,
     /// Nodes that went: the revision then, that of their connection, and the types with what they had.
-    gone: BTreeMap<String, (i64, i64, BTreeMap<ResourceType, (i64, bool)>)>,
+    gone: BTreeMap<String, (i64, i64, Acknowledged)>,
     revision: i64,
     content: u64,
     /// Nodes beside the first ones.
@@ -183,7 +185,7 @@ impl World {
     }
 
     /// The types that a proxy lacks of a revision.
-    fn lacks(&self, types: &BTreeMap<ResourceType, (i64, bool)>, revision: i64) -> Vec<bool> {
+    fn lacks(&self, types: &Acknowledged, revision: i64) -> Vec<bool> {
         let lacking = types.iter().filter(|(of, (acked, _))| {
             let newest = self.altered.range(..=revision).rev().find(|(_, altered)| altered == of);
             newest.is_some_and(|(newest, _)| acked < newest)

@@ -1,8 +1,9 @@
-//! Rules of single filters (docs/refused-by-envoy.md NL-31, NL-39, NL-40). Scripts and Wasm modules are not checked: only Envoy can.
+//! Rules of single filters (docs/refused-by-envoy.md NL-31, NL-39 to NL-41). Scripts and Wasm modules are not checked: only Envoy can.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use envoy_types::pb::envoy::config::core::v3::{AsyncDataSource, DataSource, async_data_source, data_source};
+use envoy_types::pb::envoy::extensions::filters::http::basic_auth::v3::BasicAuth;
 use envoy_types::pb::envoy::extensions::filters::http::jwt_authn::v3::{
     JwtAuthentication, JwtProvider, JwtRequirement, jwt_provider, jwt_requirement, requirement_rule,
 };
@@ -18,6 +19,9 @@ use serde_json::Value as Json;
 use crate::document::Rejection;
 use crate::document::sentence::quote;
 use crate::resource::place::Place;
+
+/// The length of a SHA-1 in base64.
+const SHA1_IN_BASE64: usize = 28;
 
 /// The shortest interval for filling a bucket, in nanoseconds.
 const LEAST_FILL: i128 = 50_000_000;
@@ -46,6 +50,32 @@ pub(super) fn injected_credential(generic: &Generic, at: &Place) -> Result<(), R
             .reject("missing, expected the source of the secret, such as { \"ads\": {} }".to_owned())),
         false => Ok(()),
     }
+}
+
+/// NL-41: users as Envoy reads them. A rejection shows none of them.
+pub(super) fn basic_auth(filter: &BasicAuth, at: &Place) -> Result<(), Rejection> {
+    let text = match filter.users.as_ref().and_then(|users| users.specifier.as_ref()) {
+        Some(data_source::Specifier::InlineString(text)) => text.as_bytes(),
+        Some(data_source::Specifier::InlineBytes(bytes)) => bytes,
+        _ => return Ok(()),
+    };
+    let at = at.field("users");
+    let mut names: BTreeSet<&[u8]> = BTreeSet::new();
+    for (index, line) in text.split(|byte| *byte == b'\n').enumerate() {
+        if line.is_empty() || line.starts_with(b"#") {
+            continue;
+        }
+        let colon = line.iter().position(|byte| *byte == b':').filter(|colon| *colon > 0);
+        let user = colon.map(|colon| (&line[..colon], &line[colon + 1..]));
+        let expected = match user.and_then(|(name, hash)| Some((name, hash.strip_prefix(b"{SHA}")?))) {
+            Some((_, hash)) if hash.len() != SHA1_IN_BASE64 => "a hash of 28 characters",
+            Some((name, _)) if !names.insert(name) => "each user once",
+            Some(_) => continue,
+            None => "NAME:{SHA}HASH",
+        };
+        return Err(at.reject(format!("found another line {}, expected {expected}", index + 1)));
+    }
+    Ok(())
 }
 
 /// A plugin needs code.

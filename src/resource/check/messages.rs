@@ -46,6 +46,7 @@ pub(in crate::resource) fn message(message: &DynamicMessage, at: &Place) -> Resu
         "envoy.config.core.v3.TlvEntry" => held(message, at, protocols::tlv),
         "envoy.config.core.v3.SubstitutionFormatString" => held(message, at, formats::substitution),
         "envoy.extensions.access_loggers.file.v3.FileAccessLog" => held(message, at, formats::file_log),
+        "envoy.extensions.filters.http.basic_auth.v3.BasicAuth" => held(message, at, filters::basic_auth),
         "envoy.extensions.filters.http.jwt_authn.v3.JwtAuthentication" => held(message, at, filters::jwt),
         "envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit" => held(message, at, filters::http_limit),
         "envoy.extensions.filters.network.local_ratelimit.v3.LocalRateLimit" => {

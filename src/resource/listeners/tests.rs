@@ -234,3 +234,18 @@ fn every_address_is_claimed() {
     let claims: Vec<&str> = resource.claims().collect();
     assert_eq!(claims, ["the address 0.0.0.0:80 (TCP)", "the address [::]:80 (TCP)"]);
 }
+
+#[test]
+fn http3_beside_a_proxy_protocol_of_defaults_is_rejected() {
+    let mut context = Context::default();
+    let with = listener(&json!({ "address": "0.0.0.0:80", "proxy_protocol": true }));
+    context.defaults.listener.proxy_protocol = with.settings.proxy_protocol;
+    let mut document = json!({ "address": "0.0.0.0:443", "http": { "http3": true }, "tls": { "certificates": ["a"] } });
+    let rejection = from_document(&key(), &listener(&document), &context).unwrap_err();
+    assert!(
+        rejection.to_string().starts_with("http.http3: found HTTP/3 beside"),
+        "{rejection}"
+    );
+    document["proxy_protocol"] = json!(false);
+    assert!(from_document(&key(), &listener(&document), &context).is_ok());
+}
