@@ -108,6 +108,8 @@ impl World {
         let handle = self.servers[server].fleet.connect(Identity {
             node_id: node.as_str().into(),
             node_cluster: "c".into(),
+            user_agent: "envoy".into(),
+            version: None,
             group: "default".into(),
             has_zone: false,
             lacks_slots: false,
