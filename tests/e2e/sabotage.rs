@@ -457,7 +457,7 @@ impl Installation {
     }
 }
 
-// Blame, Undo and restore of trust.md; the last three have nothing to be undone.
+// The last three have no change of documents that could be undone.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_sabotage_is_named_and_undone() {
     let _shared = shared().await;

@@ -368,13 +368,18 @@ fn listener_group_and_registrations() {
         registered(r#"{"Op":0,"Addr":"10.0.2.4:8080","Metadata":null}"#),
         endpoint
     );
-    assert_eq!(
-        registered(r#"{"Op":0,"Addr":"10.0.2.4:8080","Metadata":["v1"]}"#),
-        Endpoint {
-            metadata: BTreeMap::from([("metadata".to_owned(), json!(["v1"]))]),
-            ..endpoint.clone()
-        }
-    );
+    for metadata in [json!(["v1"]), json!("v1"), json!(1), json!(true)] {
+        let text = json!({ "Op": 0, "Addr": "10.0.2.4:8080", "Metadata": metadata }).to_string();
+        let metadata = BTreeMap::from([("metadata".to_owned(), metadata)]);
+        assert_eq!(
+            registered(&text),
+            Endpoint {
+                metadata,
+                ..endpoint.clone()
+            },
+            "{text}"
+        );
+    }
     assert_eq!(
         registered(r#"{"address":"10.0.2.4:8080","weight":0,"state":"up"}"#),
         Endpoint {
