@@ -8,7 +8,7 @@ use serde::Deserialize;
 
 use super::Admin;
 use super::problem::{Code, Problem};
-use crate::reconcile::plan::finds_held;
+use crate::reconcile::plan::{finds_guarding, finds_held};
 use crate::reconcile::run::Command;
 
 #[derive(Deserialize)]
@@ -46,12 +46,23 @@ pub(super) async fn release(
     };
 
     if !finds_held(&admin.world.load(), keys.clone()) {
-        return Err(nothing_held(keys.as_deref()));
+        return Err(match finds_guarding(&admin.world.load(), keys.clone()) {
+            Some(key) => guarding(&key),
+            None => nothing_held(keys.as_deref()),
+        });
     }
 
     let sent = admin.commands.send(Command::Release(keys)).await;
     sent.map_err(|_| Problem::new(Code::NotReady, "the server is stopping"))?;
     Ok(StatusCode::NO_CONTENT)
+}
+
+fn guarding(key: &str) -> Problem {
+    let detail = format!(
+        "{key} is deleted and guards requests, expected that no document names it before it goes: without it they would be \
+         served unguarded"
+    );
+    Problem::new(Code::InUse, detail).of_key(key)
 }
 
 fn nothing_held(keys: Option<&[String]>) -> Problem {

@@ -19,7 +19,7 @@ use std::time::{Instant, SystemTime};
 use super::due;
 use super::memory::{Folder, Known, MemoryWrite};
 use super::refusal::Refusal;
-use super::world::{State, Status, Text, World};
+use super::world::{HeldBy, State, Status, Text, World};
 use crate::backend::{Change, Entry, Event};
 use crate::document::key::{DocumentKey, Layout, Root};
 use crate::resource::compile::{Difference, Touched};
@@ -175,7 +175,22 @@ pub fn finds_held(world: &World, keys: Option<Vec<String>>) -> bool {
     roots.any(|root| root.held_among(&is_released).next().is_some())
         || world
             .documents()
-            .any(|status| matches!(status.state, State::Held | State::Refused) && is_released(&status.full_key))
+            .filter(|status| matches!(status.state, State::Held | State::Refused) && is_released(&status.full_key))
+            .any(|status| !stays(world, status))
+}
+
+/// The full key of a deleted document among these that no release lets go: it guards requests.
+#[must_use]
+pub fn finds_guarding(world: &World, keys: Option<Vec<String>>) -> Option<Arc<str>> {
+    let released = Released::from(keys);
+    let mut held = world.documents().filter(|status| stays(world, status));
+    let found = held.find(|status| released.contains(&status.full_key))?;
+    Some(Arc::clone(&found.full_key))
+}
+
+/// Whether a document stays held until no document names it.
+fn stays(world: &World, status: &Status) -> bool {
+    status.held_by == Some(HeldBy::InUse) && world.compiled.guards_requests(&status.key)
 }
 
 /// Which inputs may share a batch.

@@ -622,6 +622,19 @@ impl Compiled {
         self.users(key, document).next().is_some()
     }
 
+    /// Whether requests that a policy guards would be served without the policy if the document vanished: a policy with
+    /// users, or a secret of a policy. A document that names what is not there is rejected, and a less specific route
+    /// would take the requests.
+    #[must_use]
+    pub fn guards_requests(&self, key: &DocumentKey) -> bool {
+        let mut users = self.inventory.users_of(key);
+        match key.kind {
+            Kind::Policies => users.next().is_some(),
+            Kind::Secrets => users.any(|user| matches!(user.kind, Kind::Policies | Kind::Routes | Kind::Defaults)),
+            _ => false,
+        }
+    }
+
     /// The documents that an accepted document names by a reference.
     #[must_use]
     pub fn references(&self, user: &DocumentKey) -> BTreeSet<DocumentKey> {

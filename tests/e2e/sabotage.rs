@@ -506,6 +506,10 @@ impl Installation {
         let text = |path: &str| Some(json!({ "match": path, "to": "orders-v1" }).to_string());
         let first = self.write(&[("routes/r10".to_owned(), text("/anas"))]).await;
         let second = self.write(&[("routes/r10".to_owned(), text("/bens"))]).await;
+        for replica in [0, 1] {
+            let (code, printed) = self.run(replica, &["wait", &second.to_string()]).await;
+            assert_eq!(code, Some(0), "{printed}");
+        }
         let (code, printed) = self.run(0, &["undo", &first.to_string(), "--yes"]).await;
         assert_eq!(code, Some(1), "{printed}");
         assert!(

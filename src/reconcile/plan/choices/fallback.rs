@@ -160,6 +160,7 @@ impl Choices {
                 .serving()
                 .is_some_and(|good| world.memory.says_let_go(&choice.full_key, &good.text));
             let is_released = is_released_elsewhere || intake.released.contains(&choice.full_key);
+            let is_released = is_released && !decision.compiled.guards_requests(key);
             choice.kept = is_used && !is_released;
             if is_used && is_released {
                 choice.let_go = choice.serving().map(|good| Arc::clone(&good.text));

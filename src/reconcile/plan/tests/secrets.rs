@@ -79,6 +79,30 @@ fn a_held_secret_that_is_released_goes() {
 }
 
 #[test]
+fn a_policy_in_use_and_its_secret_are_not_released() {
+    let key = r#"{"api_keys": {"acme": "acme-0123456789abcdef"}}"#;
+    let mut stage = world_of(&[
+        ("listeners/edge", r#"{"address": "0.0.0.0:80"}"#),
+        ("clusters/x", r#"{"endpoints": [{"address": "127.0.0.1:1"}]}"#),
+        ("secrets/keys", key),
+        ("policies/keyed", r#"{"api_key": {"keys": ["keys"]}}"#),
+        ("routes/a", r#"{"match": "/a", "to": "x", "policies": ["keyed"]}"#),
+        ("routes/any", r#"{"match": "/*", "to": "x"}"#),
+    ]);
+    for key in ["policies/keyed", "secrets/keys"] {
+        stage.delete(key);
+        assert_eq!(stage.state(key), Some(State::Held), "{key}");
+        let all = stage.plan(vec![Input::Release(None)]);
+        assert!(all.difference.is_empty(), "{key}");
+        assert_eq!(stage.state(key), Some(State::Held), "{key}");
+        assert_eq!(stage.state("routes/a"), Some(State::Accepted), "{key}");
+    }
+    stage.put("routes/a", r#"{"match": "/a", "to": "x"}"#);
+    assert_eq!(stage.state("policies/keyed"), None);
+    assert_eq!(stage.state("secrets/keys"), None);
+}
+
+#[test]
 fn a_released_secret_closes_what_needs_it() {
     const CHAIN: &str = include_str!("../../../../tests/data/secrets/p256.pem");
     const KEY: &str = include_str!("../../../../tests/data/secrets/p256.key");
