@@ -18,7 +18,7 @@
 //! Kinds with a state (`jwt`, `rate_limit`, `lua`) stand between the slots as filters of their own, by ECDS
 //! ([`extensions`]): a change of a RouteConfiguration would make a slot's filters anew, and with them buckets, keys and
 //! scripts. `oidc` has a filter of its own, too: it makes requests, and its secrets come by SDS. A listener has these
-//! filters disabled; a RouteConfiguration or a route enables them ([`Chains::enable`]).
+//! filters disabled; a RouteConfiguration or a route enables them ([`Chains`]).
 //!
 //! `maintenance` is no filter: it replaces the action of routes (`route`).
 
