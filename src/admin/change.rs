@@ -172,7 +172,7 @@ pub(super) async fn carry_out(admin: &Admin, change: &Change) -> Result<Written,
     }
 }
 
-/// What a change would do; nothing is written. Without force, whatever the change says.
+/// The plan of a change; nothing is written. A plan is made without force, even if the change has it.
 ///
 /// # Errors
 /// The change cannot be judged.

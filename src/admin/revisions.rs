@@ -40,7 +40,7 @@ struct Revision<'a> {
     message: Option<&'a str>,
     request_id: Option<&'a str>,
     documents: Vec<Document<'a>>,
-    /// Of a change by the server: whose change it takes back.
+    /// The actor of the change that the server undid.
     #[serde(skip_serializing_if = "Option::is_none")]
     of: Option<&'a str>,
     effect: Option<&'a Effect>,

@@ -28,8 +28,7 @@ const KEEP: Duration = Duration::from_secs(3);
 const WRITE_EVERY: Duration = Duration::from_secs(1);
 /// Shortest time between two looks at the proxies.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
-/// Time between two looks whether the configured id is free again: an earlier run of this server may have had it, whose
-/// lease had not ended.
+/// Time between two checks of the configured id, which the lease of an earlier run of this server may still hold.
 const RECLAIM_EVERY: Duration = Duration::from_secs(12);
 /// Wait after a failed write.
 const AGAIN_AFTER: Duration = Duration::from_secs(1);

@@ -140,7 +140,7 @@ struct Asked {
     is_forced: bool,
     /// The revisions that are taken back.
     undone: RangeInclusive<i64>,
-    /// What the answer of the plan says of later changes.
+    /// The sentence of the plan about later changes.
     since: &'static str,
 }
 

@@ -59,7 +59,7 @@ impl Seen {
     }
 }
 
-/// What one plan of the loop tells the journal.
+/// The changes and the effect of one plan of the loop, for the journal.
 #[derive(Debug, Default)]
 pub struct News {
     /// The lists and the changes of roots of documents, in order.

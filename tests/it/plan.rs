@@ -1,4 +1,4 @@
-//! Plans: what `?dry_run=true` says of a change is what then happens on a scripted proxy.
+//! The plan of a change (`?dry_run=true`) is compared with the responses that a scripted proxy then gets.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

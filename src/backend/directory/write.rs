@@ -121,7 +121,7 @@ fn stage_file(path: PathBuf, content: &[u8], mode: u32) -> Result<Staged, WriteE
     }
 }
 
-/// The mode of a new folder: whoever may read the file in it may enter.
+/// The mode of a new folder: a user who may read the file in it may enter.
 const fn folder_mode(file_mode: u32) -> u32 {
     file_mode | ((file_mode & 0o444) >> 2)
 }

@@ -1,4 +1,4 @@
-//! What the documents of an explanation add to it: the match of the route, its age, and why a cluster has no endpoint.
+//! Facts about the documents of an explanation: the match and the age of the route, the reason of an empty cluster.
 //!
 //! A fact that the server does not know is left out.
 
